@@ -1,0 +1,1 @@
+"""Pattern 3, conditional branching: evidence -> verdict -> deploy, review or reject."""

@@ -1,0 +1,1 @@
+"""Pattern 5, circuit breaker: a model client with fallbacks -> predictions."""

@@ -1,0 +1,47 @@
+"""Settings of the model client and its circuit breaker.
+
+Belongs here: what the `predictions` block of a pipeline's YAML may say. Does not: the breaker
+(`breaker.py`), the client (`client.py`).
+"""
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import Field
+
+from ml_patterns.base import Duration, Settings
+
+Fallback = Literal["cache", "champion", "base_rate"]
+
+
+class BreakerSettings(Settings):
+    """When the circuit opens and when it is tried again."""
+
+    fail_max: int = Field(default=5, ge=1, description="Consecutive failures that open it.")
+    reset_timeout: Duration = Field(
+        default=timedelta(seconds=60), description="How long it stays open before a probe."
+    )
+
+
+class PredictionsSettings(Settings):
+    """How predictions are asked for, and what answers when the model server does not."""
+
+    breaker: BreakerSettings = Field(default_factory=BreakerSettings)
+    batch_rows: int = Field(default=1000, ge=1, description="Most rows of one request.")
+    request_timeout: Duration = Field(
+        default=timedelta(seconds=10), description="For one attempt at a request."
+    )
+    deadline: Duration = Field(
+        default=timedelta(seconds=60), description="For one request, all attempts together."
+    )
+    attempts: int = Field(default=3, ge=1, description="Attempts of one request.")
+    min_wait: Duration = Field(default=timedelta(milliseconds=200), description="Shortest wait.")
+    max_wait: Duration = Field(default=timedelta(seconds=5), description="Longest wait.")
+    bulkhead: int = Field(default=4, ge=1, description="Requests of one process at a time.")
+    fallbacks: tuple[Fallback, ...] = Field(
+        default=("cache", "champion", "base_rate"), description="Asked in this order."
+    )
+    cache_max_age: Duration = Field(
+        default=timedelta(hours=24), description="Older cached predictions are not used."
+    )
+    cache_max_rows: int = Field(default=1_000_000, ge=0, description="Oldest go first.")

@@ -1,0 +1,1 @@
+"""Operational tables of this room."""

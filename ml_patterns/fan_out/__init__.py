@@ -1,0 +1,1 @@
+"""Pattern 2, fan-out / fan-in: features -> one model per region -> leaderboard."""

@@ -1,0 +1,1 @@
+"""Pattern 1, incremental processing: landed files -> aggregates -> features."""

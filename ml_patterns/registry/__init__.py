@@ -1,0 +1,1 @@
+"""Model versions, decisions, reviews, champions and the audit log."""

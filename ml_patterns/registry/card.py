@@ -1,0 +1,94 @@
+"""The model card, and the one way from a frame to the matrix a model eats.
+
+Belongs here: what a model says about itself, and `encode`. Does not: training (`fan_out/`), where
+the card is kept (`storage/artifacts.py`).
+
+Training, gate, client and server all encode through this module, so a category can never mean two
+numbers.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from ml_patterns.base import Settings
+
+
+class Feature(Settings):
+    """One column of the matrix: numeric, or categorical with its ordered categories."""
+
+    name: str
+    type: Literal["numeric", "categorical"]
+    categories: tuple[str, ...] = ()
+
+
+class Window(Settings):
+    """A slice of time that a model was trained or judged on; bounds are event times, UTC."""
+
+    start: datetime | None
+    end: datetime | None
+    rows: int
+    positives: int
+
+
+class Golden(Settings):
+    """A few encoded rows (None: missing) and the probabilities the trained model gave them."""
+
+    rows: tuple[tuple[float | None, ...], ...]
+    predictions: tuple[float, ...]
+
+
+class ModelCard(Settings):
+    """What a model says about itself; lies beside its text in the artifact store.
+
+    Attributes:
+        kind: `own` was trained on its region alone, `pooled` on all with the region as a feature.
+        base_rate: share of positives among the rows it was trained on.
+        training_key: hash of everything that could change the model; same key, same model.
+        data_fingerprint: hash of the rows it was trained on.
+        metrics: measured on the validation slice; the test slice belongs to the gate.
+        test: the slice kept for the gate.
+    """
+
+    pipeline: str
+    region: str
+    kind: Literal["own", "pooled"]
+    reason: str
+    features: tuple[Feature, ...]
+    base_rate: float
+    rounds: int
+    candidate: dict[str, float | int | str | bool]
+    seed: int
+    training_key: str
+    data_fingerprint: str
+    train: Window
+    validation: Window
+    test: Window
+    metrics: dict[str, float]
+    importances: dict[str, float]
+    golden: Golden
+    versions: dict[str, str]
+
+
+def encode(frame: pd.DataFrame, features: tuple[Feature, ...]) -> np.ndarray:
+    """The matrix of a frame's features.
+
+    Args:
+        frame: has a column per feature; numbers, booleans or text, in any row order.
+        features: the model card's features, in the model's column order.
+
+    Returns:
+        float64, shape (rows, features). A category is its position in the card's list; unseen and
+        missing values are NaN.
+    """
+    matrix = np.empty((len(frame), len(features)), dtype=np.float64)
+    for position, feature in enumerate(features):
+        column = frame[feature.name]
+        if feature.type == "categorical":
+            codes = pd.Index(feature.categories).get_indexer(column.astype("object"))
+            matrix[:, position] = np.where(codes < 0, np.nan, codes)
+        else:
+            matrix[:, position] = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    return matrix

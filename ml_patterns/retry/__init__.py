@@ -1,0 +1,1 @@
+"""Pattern 4, retry with exponential backoff: what is transient, how long to wait, when to stop."""

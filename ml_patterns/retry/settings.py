@@ -1,0 +1,78 @@
+"""Settings of retries and of the external tables read over HTTP.
+
+Belongs here: what the `retry` and `external` blocks of a pipeline's YAML may say. Does not:
+deciding whether to retry (`classify.py`, `policy.py`).
+"""
+
+import os
+from datetime import timedelta
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ml_patterns.base import Duration, Settings, format_duration
+from ml_patterns.storage.sql import is_name
+
+
+class RetrySettings(Settings):
+    """How long and how often transient failures are retried, in code and in Dagster."""
+
+    attempts: int = Field(default=5, ge=1, description="Attempts of one request, in code.")
+    multiplier: float = Field(default=1.0, gt=0, description="Seconds that double each attempt.")
+    min_wait: Duration = Field(default=timedelta(seconds=4), description="Shortest wait.")
+    max_wait: Duration = Field(default=timedelta(seconds=300), description="Longest wait.")
+    deadline: Duration = Field(
+        default=timedelta(minutes=20), description="For one request, all attempts together."
+    )
+    attempt_timeout: Duration = Field(
+        default=timedelta(seconds=30), description="For one attempt, connecting included."
+    )
+    budget_ratio: float = Field(
+        default=0.1, ge=0, le=1, description="Retries allowed per request, fleet-wide."
+    )
+    budget_floor: int = Field(default=10, ge=0, description="Retries always allowed per minute.")
+    step_retries: int = Field(default=5, ge=0, description="Dagster's retries; 0 where CI=true.")
+    step_wait: Duration = Field(
+        default=timedelta(seconds=60), description="Before Dagster's first retry; doubles."
+    )
+    step_max_wait: Duration = Field(
+        default=timedelta(hours=1), description="Longest wait before a retry by Dagster."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, high in (("min_wait", "max_wait"), ("step_wait", "step_max_wait")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"retry.{low} {format_duration(getattr(self, low))} is above retry.{high} "
+                    f"{format_duration(getattr(self, high))}; swap them"
+                )
+        return self
+
+    @property
+    def effective_step_retries(self) -> int:
+        """`step_retries`, or 0 where Dagster would sleep inside a command of CI."""
+        return 0 if os.environ.get("CI", "").lower() == "true" else self.step_retries
+
+
+class ExternalSettings(Settings):
+    """A table that is read from an HTTP API, one request per day."""
+
+    name: str = Field(description="Name of the table in SQL and of the asset `external/<name>`.")
+    url: str = Field(
+        description="URL template; {start} and {end} are the partition's first and last date."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict,
+        description="Header -> environment variable that holds its value.",
+    )
+    select: str = Field(
+        description="SELECT over `response` (one row, the JSON document in column `body`)."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not is_name(value):
+            raise ValueError(f"external.name {value!r} is not a name: a-z, 0-9 and _, a-z first")
+        return value

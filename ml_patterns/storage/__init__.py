@@ -1,0 +1,1 @@
+"""Where things are kept: DuckDB warehouse, operational database, artifact store."""

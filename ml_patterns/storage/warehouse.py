@@ -1,0 +1,71 @@
+"""The warehouse: one DuckDB file, held by one process at a time.
+
+Belongs here: opening, waiting for and closing the file. Does not: what is in it.
+
+Whoever needs the file opens it late and closes it early, and never holds it while it trains, calls
+a service or computes in Python. A process that finds it taken waits with a bounded backoff.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+
+from ml_patterns.errors import WarehouseBusyError
+
+_HOLDER = re.compile(r"held in (.+?)\s*\(PID (\d+)\)")
+_LONGEST_PAUSE = 0.5
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """A DuckDB file and how long to wait for it."""
+
+    path: Path
+    patience: timedelta = timedelta(minutes=10)
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+
+    @contextmanager
+    def connect(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that is closed whatever happens; the session's zone is UTC.
+
+        Raises:
+            WarehouseBusyError: another process held the file all the time; names the holder.
+        """
+        connection = self._open(read_only=read_only)
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+        finally:
+            connection.close()
+
+    def _open(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        if not read_only:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = self.monotonic() + self.patience.total_seconds()
+        pause = 0.01
+        while True:
+            try:
+                return duckdb.connect(str(self.path), read_only=read_only)
+            except duckdb.IOException as error:
+                if "lock" not in str(error):
+                    raise
+                if self.monotonic() >= deadline:
+                    raise WarehouseBusyError(self._busy(str(error))) from error
+            self.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _busy(self, message: str) -> str:
+        match = _HOLDER.search(message)
+        holder = f"process {match[2]} ({match[1]})" if match else "another process"
+        return (
+            f"the warehouse {self.path} was held by {holder} for more than "
+            f"{self.patience.total_seconds():g} s; end that process or wait, then run again"
+        )
