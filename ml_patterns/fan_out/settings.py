@@ -14,7 +14,13 @@ from ml_patterns.base import Duration, Settings
 Candidate = dict[str, float | int | str | bool]
 
 DATASET_PARAMETERS = frozenset(
-    {"max_bin", "min_data_in_bin", "categorical_feature", "feature_pre_filter", "bin_construct_sample_cnt"}
+    {
+        "max_bin",
+        "min_data_in_bin",
+        "categorical_feature",
+        "feature_pre_filter",
+        "bin_construct_sample_cnt",
+    }
 )
 RESERVED_PARAMETERS = frozenset(
     {"objective", "num_threads", "seed", "deterministic", "verbosity", "metric", "num_iterations"}
