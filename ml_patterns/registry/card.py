@@ -87,7 +87,7 @@ def encode(frame: pd.DataFrame, features: tuple[Feature, ...]) -> np.ndarray:
     for position, feature in enumerate(features):
         column = frame[feature.name]
         if feature.type == "categorical":
-            codes = pd.Index(feature.categories).get_indexer(column.astype("object"))
+            codes = pd.Index(feature.categories).get_indexer(pd.Index(column.astype("object")))
             matrix[:, position] = np.where(codes < 0, np.nan, codes)
         else:
             matrix[:, position] = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)

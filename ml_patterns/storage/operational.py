@@ -5,6 +5,9 @@ room declares on `metadata` in its own `tables.py`.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,31 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 """All operational tables; a room declares its own on it in its `tables.py`."""
 
+_READ_ONLY = "ml_patterns_read_only"
 _LOCK_KEY = 7_236_001
 _SQLITE_PATIENCE_MS = 30_000
 _creating = threading.Lock()
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """An instant: goes in time zone aware, comes back UTC (SQLite itself keeps no zone)."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """UTC for the database; an instant without a zone is a bug and refused."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """UTC for us."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 @cache
@@ -24,7 +49,8 @@ def engine_for(url: str) -> sa.Engine:
     """The engine of a URL, one per process; tables that do not exist yet are created.
 
     SQLite runs in WAL mode, waits up to 30 s for another writer, and begins every transaction as a
-    writer (`BEGIN IMMEDIATE`), so that a read followed by a write never fails half-way.
+    writer (`BEGIN IMMEDIATE`), so that a read followed by a write never fails half-way; `reading`
+    waits for nobody.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -32,11 +58,18 @@ def engine_for(url: str) -> sa.Engine:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed)
         sa.event.listen(engine, "connect", _configure_sqlite)
-        sa.event.listen(engine, "begin", _begin_immediate)
+        sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         engine = sa.create_engine(parsed, pool_pre_ping=True)
     _create_tables(engine)
     return engine
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection that only reads one snapshot and never waits for a writer."""
+    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+        yield connection
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -47,8 +80,9 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_sqlite(connection: sa.Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 def _create_tables(engine: sa.Engine) -> None:

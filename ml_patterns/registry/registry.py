@@ -1,0 +1,495 @@
+"""The registry: versions, decisions, reviews and champions of every region.
+
+Belongs here: the transitions, each one transaction that holds its region's lock, and the reads.
+Does not: judging a model (`branching/`), sending notifications (`branching/notify.py`).
+
+Only `promote` and `rollback` move a champion. Every transition writes the version's state, an audit
+row and what the team is to be told in the same transaction, so a process that is killed anywhere
+leaves either all of it or nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from ml_patterns.base import Clock, utc_now
+from ml_patterns.branching.policy import Policy
+from ml_patterns.errors import ConflictError, StaleDecisionError, UserError
+from ml_patterns.registry import reviews as review_steps
+from ml_patterns.registry import tables
+from ml_patterns.registry.champions import install
+from ml_patterns.registry.journal import GATE, RegionLock, named
+from ml_patterns.registry.records import (
+    AuditRow,
+    Champion,
+    DecisionRecord,
+    Generation,
+    ModelVersion,
+    Review,
+    Verdict,
+)
+from ml_patterns.registry.rollback import roll_back
+from ml_patterns.storage.operational import reading
+
+__all__ = [
+    "AuditRow",
+    "Champion",
+    "DecisionRecord",
+    "Generation",
+    "ModelVersion",
+    "Registry",
+    "Review",
+    "Verdict",
+]
+
+_AFTER_VERDICT = {
+    Verdict.DEPLOY: "approved",
+    Verdict.REVIEW: "pending_review",
+    Verdict.REJECT: "rejected",
+}
+
+
+class Registry:
+    """Versions, decisions, reviews and champions in the operational database."""
+
+    def __init__(self, engine: sa.Engine, clock: Clock = utc_now) -> None:
+        self.engine = engine
+        self._clock = clock
+
+    # Versions
+
+    def register(
+        self, *, pipeline: str, region: str, artifact: str, kind: str, training_key: str
+    ) -> ModelVersion:
+        """The version of an artifact: the one it has, else the region's next number."""
+        versions = tables.versions
+        with self._locked(pipeline, region) as lock:
+            known = lock.connection.execute(
+                sa.select(versions).where(lock.of(versions), versions.c.artifact == artifact)
+            ).one_or_none()
+            if known is not None:
+                return ModelVersion(**known._mapping)
+            newest = lock.connection.scalar(
+                sa.select(sa.func.max(versions.c.number)).where(lock.of(versions))
+            )
+            version = ModelVersion(
+                pipeline=pipeline,
+                region=region,
+                number=(newest or 0) + 1,
+                artifact=artifact,
+                kind=kind,
+                state="candidate",
+                training_key=training_key,
+                created_at=lock.now,
+            )
+            lock.connection.execute(sa.insert(versions).values(**version.__dict__))
+            lock.record(
+                version.number,
+                action="registered",
+                from_state=None,
+                to_state="candidate",
+                actor="training",
+                reason=f"{kind} model {artifact[:12]}",
+            )
+            return version
+
+    def version(self, pipeline: str, region: str, number: int) -> ModelVersion:
+        """A version by its number.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = self._newest_version(pipeline, region, tables.versions.c.number == number)
+        if found is None:
+            raise UserError(f"region {region} of {pipeline} has no model version {number}")
+        return found
+
+    def find_trained(self, pipeline: str, region: str, training_key: str) -> ModelVersion | None:
+        """The newest version that was trained from exactly this, if any."""
+        return self._newest_version(
+            pipeline, region, tables.versions.c.training_key == training_key
+        )
+
+    def latest(self, pipeline: str, region: str) -> ModelVersion | None:
+        """The newest version of a region."""
+        return self._newest_version(pipeline, region, sa.true())
+
+    def versions(self, pipeline: str, region: str | None = None) -> list[ModelVersion]:
+        """All versions, by region and number."""
+        table = tables.versions
+        query = _of(table, pipeline, region).order_by(table.c.region, table.c.number)
+        return [ModelVersion(**row) for row in self._rows(query)]
+
+    # Decisions
+
+    def record_decision(
+        self,
+        version: ModelVersion,
+        *,
+        verdict: str,
+        reason: str,
+        evidence: dict[str, Any],
+        policy: Policy,
+        test_fingerprint: str,
+        champion_generation: int,
+    ) -> DecisionRecord:
+        """Records a verdict; opens a review or tells the team, as it demands.
+
+        Raises:
+            StaleDecisionError: the champion that the version was judged against serves no more.
+        """
+        verdict = Verdict(verdict)
+        policy_hash = policy.fingerprint()
+        with self._locked(version.pipeline, version.region) as lock:
+            if lock.generation != champion_generation:
+                raise StaleDecisionError(
+                    f"{version.region} version {version.number} was judged against champion "
+                    f"generation {champion_generation}, but it is {lock.generation} now; judge "
+                    "it again"
+                )
+            bound = {
+                "artifact": version.artifact,
+                "policy_hash": policy_hash,
+                "test_fingerprint": test_fingerprint,
+                "champion_generation": champion_generation,
+            }
+            review_steps.void_outdated(lock, bound)
+            values: dict[str, Any] = {
+                "pipeline": version.pipeline,
+                "region": version.region,
+                "version": version.number,
+                "verdict": str(verdict),
+                "reason": reason,
+                "evidence": evidence,
+                "policy": policy.model_dump(mode="json"),
+                "policy_hash": policy_hash,
+                "test_fingerprint": test_fingerprint,
+                "champion_generation": champion_generation,
+                "decided_at": lock.now,
+            }
+            decision_id = lock.connection.scalars(
+                sa.insert(tables.decisions).values(values).returning(tables.decisions.c.id)
+            ).one()
+            serves = lock.version == version.number
+            if serves:
+                # A champion that is judged again keeps serving: taking it away is a rollback.
+                lock.record(
+                    version.number,
+                    action="judged",
+                    from_state="champion",
+                    to_state="champion",
+                    actor=GATE,
+                    reason=f"{verdict}: {reason}",
+                )
+            else:
+                lock.move(version.number, "evaluated", action="judged", actor=GATE, reason=reason)
+                lock.move(
+                    version.number,
+                    _AFTER_VERDICT[verdict],
+                    action=f"verdict_{verdict}",
+                    actor=GATE,
+                    reason=reason,
+                )
+                if verdict is Verdict.REVIEW:
+                    review_steps.open_review(
+                        lock,
+                        version,
+                        decision_id=decision_id,
+                        policy=policy,
+                        test_fingerprint=test_fingerprint,
+                        champion_generation=champion_generation,
+                    )
+            if verdict is not Verdict.DEPLOY:
+                lock.notify(
+                    "review_requested" if verdict is Verdict.REVIEW and not serves else "rejected",
+                    (decision_id, version.artifact),
+                    {
+                        "decision": decision_id,
+                        "version": version.number,
+                        "verdict": str(verdict),
+                        "reason": reason,
+                    },
+                )
+            values["verdict"] = verdict
+            return DecisionRecord(id=decision_id, **values)
+
+    def latest_decision(
+        self, pipeline: str, region: str, number: int | None = None
+    ) -> DecisionRecord | None:
+        """The newest decision on a version; without a number, on the region's newest version."""
+        if number is None:
+            newest = self.latest(pipeline, region)
+            if newest is None:
+                return None
+            number = newest.number
+        table = tables.decisions
+        query = (
+            _of(table, pipeline, region)
+            .where(table.c.version == number)
+            .order_by(table.c.id.desc())
+            .limit(1)
+        )
+        return next((_decision(row) for row in self._rows(query)), None)
+
+    def decisions(
+        self, pipeline: str | None = None, region: str | None = None
+    ) -> list[DecisionRecord]:
+        """All decisions, oldest first."""
+        table = tables.decisions
+        return [
+            _decision(row) for row in self._rows(_of(table, pipeline, region).order_by(table.c.id))
+        ]
+
+    # Champions
+
+    def champion(self, pipeline: str, region: str) -> Champion | None:
+        """What a region serves, if anything."""
+        return next(iter(self._champions(pipeline, region)), None)
+
+    def champions(self, pipeline: str | None = None) -> list[Champion]:
+        """What the regions serve; those without a champion are left out."""
+        return self._champions(pipeline, None)
+
+    def generation(self, pipeline: str, region: str) -> int:
+        """How often a region's champion changed; 0: it never had one."""
+        champion = self.champion(pipeline, region)
+        return 0 if champion is None else champion.generation
+
+    def promote(
+        self,
+        version: ModelVersion,
+        *,
+        expected_generation: int,
+        decision: DecisionRecord,
+        actor: str,
+        reason: str,
+    ) -> Champion:
+        """Makes a version the champion of its region, by compare-and-set on the generation.
+
+        Raises:
+            ConflictError: the champion changed since `expected_generation`.
+            StaleDecisionError: the decision is not the version's newest, was made against another
+                champion or artifact, or does not allow a deployment.
+        """
+        actor, reason = named(actor, reason)
+        who = f"{version.region} version {version.number}"
+        with self._locked(version.pipeline, version.region) as lock:
+            if lock.generation != expected_generation:
+                raise ConflictError(
+                    f"{who} is not promoted: the champion is of generation {lock.generation} now, "
+                    f"not {expected_generation}"
+                )
+            self._verify(lock, version, decision, who)
+            return install(
+                lock,
+                version.number,
+                version.artifact,
+                decision_id=decision.id,
+                restores=None,
+                action="promoted",
+                actor=actor,
+                reason=reason,
+            )
+
+    def rollback(
+        self, pipeline: str, region: str, *, to_generation: int | None, actor: str, reason: str
+    ) -> Champion:
+        """Makes an earlier champion serve again, as a new generation.
+
+        Args:
+            to_generation: the generation to return to; None: the one before.
+
+        Raises:
+            UserError: there is no such generation, or actor or reason are empty.
+        """
+        actor, reason = named(actor, reason)
+        with self._locked(pipeline, region) as lock:
+            return roll_back(lock, to_generation, actor=actor, reason=reason)
+
+    def rollback_all(self, pipeline: str, *, actor: str, reason: str) -> list[Champion]:
+        """Returns every region that has an earlier champion to it: all of them or none."""
+        actor, reason = named(actor, reason)
+        restored = []
+        with self.engine.begin() as connection:
+            now = self._clock()
+            # Always in the same order, so that two of these never wait for each other.
+            for champion in self.champions(pipeline):
+                lock = RegionLock.take(connection, pipeline, champion.region, now)
+                try:
+                    restored.append(roll_back(lock, None, actor=actor, reason=reason))
+                except UserError:
+                    continue
+        if not restored:
+            raise UserError(f"no region of {pipeline} has an earlier champion to return to")
+        return restored
+
+    def generations(self, pipeline: str, region: str | None = None) -> list[Generation]:
+        """Every change of a champion, oldest first."""
+        table = tables.generations
+        query = _of(table, pipeline, region).order_by(table.c.region, table.c.generation)
+        return [Generation(**row) for row in self._rows(query)]
+
+    # Reviews
+
+    def reviews(self, pipeline: str | None = None, state: str | None = "pending") -> list[Review]:
+        """Reviews in a state (None: in any), oldest first."""
+        table = tables.reviews
+        query = _of(table, pipeline, None).order_by(table.c.id)
+        if state is not None:
+            query = query.where(table.c.state == state)
+        return [Review(**row) for row in self._rows(query)]
+
+    def review(self, review_id: int) -> Review:
+        """A review by its number.
+
+        Raises:
+            UserError: there is none.
+        """
+        with reading(self.engine) as connection:
+            return review_steps.load(connection, review_id)
+
+    def review_of(self, decision: DecisionRecord) -> Review | None:
+        """The review that a decision opened, if it did."""
+        table = tables.reviews
+        query = sa.select(table).where(table.c.decision_id == decision.id)
+        return next((Review(**row) for row in self._rows(query)), None)
+
+    def decide_review(
+        self,
+        review_id: int,
+        *,
+        approve: bool,
+        reviewer: str,
+        reason: str,
+        policy_hash: str | None = None,
+        test_fingerprint: str | None = None,
+    ) -> Review:
+        """Answers a review. An approval does not deploy; it allows the deployment.
+
+        Args:
+            policy_hash: of the policy that holds now, if the caller knows it.
+            test_fingerprint: of the test slice as it is now, if the caller knows it.
+
+        Raises:
+            StaleDecisionError: it no longer fits what it was asked about, is answered or expired;
+                the sentence says which.
+            UserError: there is no such review, or reviewer or reason are empty.
+        """
+        reviewer, reason = named(reviewer, reason)
+        asked = self.review(review_id)
+        with self._locked(asked.pipeline, asked.region) as lock:
+            newest = lock.connection.execute(
+                sa.select(tables.versions).where(
+                    lock.of(tables.versions), tables.versions.c.number == asked.version
+                )
+            ).one()
+            current: dict[str, object] = {
+                "artifact": newest.artifact,
+                "champion_generation": lock.generation,
+            }
+            if policy_hash is not None:
+                current["policy_hash"] = policy_hash
+            if test_fingerprint is not None:
+                current["test_fingerprint"] = test_fingerprint
+            refusal = review_steps.answer(
+                lock,
+                review_steps.load(lock.connection, review_id),
+                approve=approve,
+                reviewer=reviewer,
+                reason=reason,
+                current=current,
+            )
+        if refusal is not None:
+            raise StaleDecisionError(refusal)
+        return self.review(review_id)
+
+    def expire_reviews(self) -> list[Review]:
+        """Rejects the reviews whose time is over; returns them."""
+        now = self._clock()
+        expired = []
+        for review in self.reviews():
+            if now < review.expires_at:
+                continue
+            with self._locked(review.pipeline, review.region) as lock:
+                if review_steps.load(lock.connection, review.id).state == "pending":
+                    review_steps.expire(lock, review)
+            expired.append(self.review(review.id))
+        return expired
+
+    # Audit log
+
+    def audit(self, pipeline: str | None = None, region: str | None = None) -> list[AuditRow]:
+        """Every transition, oldest first."""
+        query = _of(tables.audit, pipeline, region).order_by(tables.audit.c.id)
+        return [AuditRow(**row) for row in self._rows(query)]
+
+    # Inside
+
+    @contextmanager
+    def _locked(self, pipeline: str, region: str) -> Iterator[RegionLock]:
+        with self.engine.begin() as connection:
+            yield RegionLock.take(connection, pipeline, region, self._clock())
+
+    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        with reading(self.engine) as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _newest_version(
+        self, pipeline: str, region: str, condition: sa.ColumnElement[bool]
+    ) -> ModelVersion | None:
+        table = tables.versions
+        query = (
+            _of(table, pipeline, region).where(condition).order_by(table.c.number.desc()).limit(1)
+        )
+        return next((ModelVersion(**row) for row in self._rows(query)), None)
+
+    def _champions(self, pipeline: str | None, region: str | None) -> list[Champion]:
+        table = tables.champions
+        query = (
+            _of(table, pipeline, region)
+            .where(table.c.generation > 0)
+            .order_by(table.c.pipeline, table.c.region)
+        )
+        return [Champion(**row) for row in self._rows(query)]
+
+    def _verify(
+        self, lock: RegionLock, version: ModelVersion, decision: DecisionRecord, who: str
+    ) -> None:
+        known = lock.connection.execute(
+            sa.select(tables.versions).where(
+                lock.of(tables.versions), tables.versions.c.number == version.number
+            )
+        ).one_or_none()
+        if known is None or known.artifact != version.artifact:
+            raise StaleDecisionError(f"{who} is not promoted: the registry has another artifact")
+        newest = lock.connection.scalar(
+            sa.select(sa.func.max(tables.decisions.c.id)).where(
+                lock.of(tables.decisions), tables.decisions.c.version == version.number
+            )
+        )
+        if newest != decision.id:
+            raise StaleDecisionError(
+                f"{who} is not promoted: decision {decision.id} is not its newest ({newest} is)"
+            )
+        if decision.champion_generation != lock.generation:
+            raise StaleDecisionError(
+                f"{who} is not promoted: it was judged against champion generation "
+                f"{decision.champion_generation}, but it is {lock.generation} now"
+            )
+        if known.state != "approved":
+            raise StaleDecisionError(f"{who} is not promoted: it is {known.state}, not approved")
+
+
+def _of(table: sa.Table, pipeline: str | None, region: str | None) -> sa.Select[Any]:
+    query = sa.select(table)
+    if pipeline is not None:
+        query = query.where(table.c.pipeline == pipeline)
+    if region is not None:
+        query = query.where(table.c.region == region)
+    return query
+
+
+def _decision(row: dict[str, Any]) -> DecisionRecord:
+    return DecisionRecord(**{**row, "verdict": Verdict(row["verdict"])})
