@@ -1,0 +1,73 @@
+"""How good probabilities are.
+
+Belongs here: metrics of a binary classifier and its baselines. Does not: confidence bounds and
+thresholds (`branching/`).
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+Labels = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float64]
+
+_SMALLEST = 1e-15
+
+
+def row_losses(labels: Labels, probabilities: Values) -> Values:
+    """Log loss of every row, in nats; probabilities are kept off 0 and 1."""
+    clipped = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+    return -np.log(np.where(labels, clipped, 1 - clipped))
+
+
+def accuracy(labels: Labels, probabilities: Values) -> float:
+    """Share of rows whose class is guessed right at 0.5."""
+    return float(np.mean((probabilities >= 0.5) == labels))
+
+
+def balanced_accuracy(labels: Labels, probabilities: Values) -> float:
+    """Mean of the two classes' recalls; both classes must occur."""
+    guessed = probabilities >= 0.5
+    return float((guessed[labels].mean() + (~guessed[~labels]).mean()) / 2)
+
+
+def auc(labels: Labels, probabilities: Values) -> float:
+    """Chance that a positive ranks above a negative, ties half; both classes must occur.
+
+    The Mann-Whitney U statistic over its maximum.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    ranks = rankdata(probabilities)[labels].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def brier(labels: Labels, probabilities: Values) -> float:
+    """Mean squared error of the probabilities."""
+    return float(np.mean((probabilities - labels) ** 2))
+
+
+def measure(labels: Labels, probabilities: Values) -> dict[str, float]:
+    """Every metric that these rows define.
+
+    Args:
+        labels: shape (rows,).
+        probabilities: of the positive class, shape (rows,).
+
+    Returns:
+        By name. What the rows do not define is absent rather than zero: everything where there are
+        no rows, `balanced_accuracy` and `auc` where there is one class only.
+    """
+    if not len(labels):
+        return {}
+    share = float(labels.mean())
+    measured = {
+        "accuracy": accuracy(labels, probabilities),
+        "log_loss": float(row_losses(labels, probabilities).mean()),
+        "brier": brier(labels, probabilities),
+        "majority_accuracy": max(share, 1 - share),
+    }
+    if 0 < share < 1:
+        measured["balanced_accuracy"] = balanced_accuracy(labels, probabilities)
+        measured["auc"] = auc(labels, probabilities)
+    return measured

@@ -1,0 +1,241 @@
+"""Many regions trained at once, none of which can take another along.
+
+Belongs here: worker processes, their time limits and their deaths. Does not: training
+(`training.py`), which regions are trained (`batch.py`).
+
+A worker gets its rows by file (a killed worker must not leave half a message in a pipe that the
+others share) and writes its artifact itself; what travels is a path one way and an address back.
+"""
+
+import logging
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import pandas as pd
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from ml_patterns.base import format_duration
+from ml_patterns.errors import UserError
+from ml_patterns.fan_out.settings import TrainingSettings
+from ml_patterns.fan_out.training import REGION_COLUMN, train, usable_rows, window
+from ml_patterns.fan_out.unchanged import member_key
+from ml_patterns.registry.card import ModelCard
+from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.features import FeatureColumn
+
+log = logging.getLogger(__name__)
+
+_TRIES = 2
+"""A worker may die of its neighbour's hunger for memory: its region gets a second chance."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A region that gets the model of a job, and why."""
+
+    region: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train: a region's own, or the pooled one for several regions.
+
+    Attributes:
+        rows: number of rows, so that the longest jobs start first.
+        path: Feather file of the rows (`read_features`).
+        artifacts: root of the artifact store.
+    """
+
+    kind: Literal["own", "pooled"]
+    members: tuple[Member, ...]
+    rows: int
+    path: str
+    columns: tuple[FeatureColumn, ...]
+    settings: TrainingSettings
+    pipeline: str
+    label_delay: timedelta
+    watermark: datetime | None
+    artifacts: str
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that wait for this job."""
+        return tuple(member.region for member in self.members)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that lies in the artifact store.
+
+    Attributes:
+        seconds: spent on it by the worker, reading and writing included.
+        peak_mb: most memory the worker ever held, in megabytes.
+    """
+
+    region: str
+    artifact: str
+    kind: Literal["own", "pooled"]
+    training_key: str
+    seconds: float
+    peak_mb: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A region without a new model, and why, as one sentence."""
+
+    region: str
+    reason: str
+
+
+Outcome = Trained | Failed
+Work = Callable[[Job], tuple[Trained, ...]]
+
+
+def train_job(job: Job) -> tuple[Trained, ...]:
+    """What a worker does: reads the rows, trains, writes an artifact per member."""
+    started = time.perf_counter()
+    frame = pd.read_feather(job.path)
+    model = train(
+        frame,
+        job.columns,
+        job.settings,
+        pipeline=job.pipeline,
+        region=job.members[0].region if job.kind == "own" else "*",
+        label_delay=job.label_delay,
+        watermark=job.watermark,
+        kind=job.kind,
+        reason=job.members[0].reason,
+    )
+    cards = [model.card] if job.kind == "own" else _member_cards(job, model.card, frame)
+    store = ArtifactStore(job.artifacts)
+    addresses = [store.put(model.model_text, card) for card in cards]
+    seconds = time.perf_counter() - started
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return tuple(
+        Trained(card.region, address, job.kind, card.training_key, seconds, peak_mb)
+        for card, address in zip(cards, addresses, strict=True)
+    )
+
+
+def train_regions(
+    jobs: Sequence[Job], *, workers: int, timeout: timedelta, work: Work = train_job
+) -> Iterator[Outcome]:
+    """Trains every job and yields what became of each region, in the order they finish.
+
+    No worker outlives the iteration, however it ends. A worker that raises, dies or takes longer
+    than `timeout` costs the regions of its job alone; a death is tried once more.
+
+    Args:
+        workers: processes; 0: one per core that this process may use.
+        work: what a worker does with a job.
+    """
+    todo = [(job, 1) for job in sorted(jobs, key=lambda job: (-job.rows, job.regions))]
+    while todo:
+        pool = ProcessPool(
+            max_workers=min(workers or usable_cores(), len(todo)),
+            # A fork would inherit the locks of Dagster's threads and LightGBM's OpenMP state.
+            context=multiprocessing.get_context("spawn"),
+        )
+        try:
+            broken: list[tuple[Job, int]] = []
+            yield from _drain(pool, todo, broken, timeout, work)
+            todo = broken
+        except BaseException:
+            pool.stop()
+            raise
+        finally:
+            if pool.active:
+                pool.close()
+            pool.join()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _drain(
+    pool: ProcessPool,
+    todo: list[tuple[Job, int]],
+    broken: list[tuple[Job, int]],
+    timeout: timedelta,
+    work: Work,
+) -> Iterator[Outcome]:
+    """Yields outcomes until nothing runs; jobs of a pool that broke go to `broken`."""
+
+    def submit(job: Job) -> "ProcessFuture[tuple[Trained, ...]]":
+        return pool.schedule(work, args=(job,), timeout=timeout.total_seconds())
+
+    running = {submit(job): (job, tries) for job, tries in todo}
+    while running:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            job, tries = running.pop(future)
+            error = future.exception()
+            if error is None:
+                yield from future.result()
+                continue
+            if isinstance(error, ProcessExpired | BrokenProcessPool) and tries < _TRIES:
+                log.warning("a worker died on %s (%s); once more", _names(job), error)
+                if isinstance(error, BrokenProcessPool) or not pool.active:
+                    broken.append((job, tries + 1))
+                else:
+                    running[submit(job)] = (job, tries + 1)
+                continue
+            reason = _why(error, timeout)
+            yield from (Failed(region, reason) for region in job.regions)
+
+
+def _why(error: BaseException, timeout: timedelta) -> str:
+    if isinstance(error, ProcessExpired | BrokenProcessPool):
+        code = getattr(error, "exitcode", None)
+        signal = f" by signal {-code}" if isinstance(code, int) and code < 0 else ""
+        return (
+            f"its worker was killed{signal} twice (out of memory?); give the machine more memory "
+            "or lower training.workers"
+        )
+    if isinstance(error, TimeoutError):
+        return (
+            f"it took longer than training.region_timeout {format_duration(timeout)} and was "
+            "ended; raise the setting or lower training.max_rounds"
+        )
+    if isinstance(error, UserError):
+        return str(error)
+    return f"training raised {type(error).__name__}: {error}"
+
+
+def _names(job: Job) -> str:
+    return job.regions[0] if job.kind == "own" else f"the pooled model of {len(job.members)}"
+
+
+def _member_cards(job: Job, card: ModelCard, frame: pd.DataFrame) -> list[ModelCard]:
+    """The pooled model's card for each region that it serves, with the region's own test slice."""
+    rows = usable_rows(frame, job.watermark)
+    start, end = card.test.start, card.test.end
+    if start is None or end is None:  # pragma: no cover - `train` always sets both
+        raise ValueError("a trained model has a test slice")
+    tested = rows[rows["event_time"] >= pd.Timestamp(start).tz_convert(None)]
+    return [
+        card.model_copy(
+            update={
+                "region": member.region,
+                "reason": member.reason,
+                "training_key": member_key(card.training_key, member.region),
+                "test": window(
+                    tested, (tested[REGION_COLUMN.name] == member.region).to_numpy(), start, end
+                ),
+            }
+        )
+        for member in job.members
+    ]
