@@ -1,0 +1,26 @@
+"""`python -m ml_patterns.serving`: the model server of this installation.
+
+Belongs here: reading the few flags. Does not: running it (`run.py`).
+"""
+
+import argparse
+
+from ml_patterns.installation import Installation
+from ml_patterns.serving.run import serve
+from ml_patterns.serving.settings import ServerSettings
+
+
+def main() -> None:
+    """Reads the flags and serves."""
+    parser = argparse.ArgumentParser(prog="python -m ml_patterns.serving", description=__doc__)
+    defaults = ServerSettings()
+    parser.add_argument("--host", default=defaults.host, help="address to listen on")
+    parser.add_argument("--port", type=int, default=defaults.port, help="0: any free port")
+    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
+    arguments = parser.parse_args()
+    settings = ServerSettings.from_environment(**vars(arguments))
+    serve(settings, Installation.from_environment())
+
+
+if __name__ == "__main__":
+    main()

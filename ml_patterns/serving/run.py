@@ -1,0 +1,125 @@
+"""The model server as a process.
+
+Belongs here: starting, announcing and ending it. Does not: what it answers (`app.py`).
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ml_patterns.installation import Installation
+from ml_patterns.registry.registry import Registry
+from ml_patterns.serving.app import create_app
+from ml_patterns.serving.settings import ServerSettings
+from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.operational import engine_for
+
+_BACKLOG = 4096
+
+
+def serve(settings: ServerSettings, installation: Installation) -> None:
+    """Runs the model server until SIGTERM or SIGINT; what runs then is finished first.
+
+    Prints one line, `listening on http://HOST:PORT`, when requests are accepted; port 0 takes a
+    free port. Logs go to standard error.
+    """
+    _log_to_stderr()
+    registry = Registry(engine_for(installation.state_url))
+    app = create_app(registry, ArtifactStore(installation.artifacts), settings)
+    server = _AnnouncedServer(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=_impatient(settings.receive_timeout.total_seconds()),
+            ws="none",
+            backlog=_BACKLOG,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(settings.keep_alive.total_seconds()),
+            timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
+        )
+    )
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal again when it is done; with handlers of ours below its own the
+    # process then ends with exit code 0, and a signal before uvicorn listens is not lost.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _AnnouncedServer(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"listening on http://{shown}:{port}", flush=True)
+
+
+def _impatient(patience: float) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol, closing connections whose headers do not arrive in time.
+
+    uvicorn bounds idle connections only after their first answer; without this, connections that
+    send a header a minute (slowloris) would stay for ever.
+
+    Args:
+        patience: seconds from the connection, or a request's first byte, to its last header.
+    """
+
+    class ImpatientProtocol(HttpToolsProtocol):
+        _patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._wait()
+
+        def on_headers_complete(self) -> None:
+            self._stop_waiting()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _wait(self) -> None:
+            self._stop_waiting()
+            self._patience = self.loop.call_later(patience, self.transport.close)
+
+        def _stop_waiting(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+    return ImpatientProtocol
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access = logging.getLogger("ml_patterns.serving.access")
+    access.handlers, access.propagate = [handler], False
+    access.setLevel(logging.INFO)
+    plain = logging.StreamHandler(sys.stderr)
+    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name, level in (("ml_patterns", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [plain], False
+        logger.setLevel(level)

@@ -1,0 +1,78 @@
+"""Settings of the model server.
+
+Belongs here: where the server listens and what it refuses. Does not: which models it serves (the
+registry says), where they lie (`installation.py`).
+"""
+
+import os
+from datetime import timedelta
+from typing import Any, Self
+
+from pydantic import Field, SecretStr, field_validator
+
+from ml_patterns.base import Duration, Settings
+
+TOKEN_VARIABLE = "ML_PATTERNS_SERVING_TOKEN"  # noqa: S105 - the variable's name, not its value
+_MIB = 2**20
+
+
+class ServerSettings(Settings):
+    """How the model server listens, and where it draws the line."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback only.")
+    port: int = Field(default=8085, ge=0, le=65_535, description="0: any free port.")
+    threads: int = Field(
+        default=0, ge=0, description="Predictions that run side by side; 0: one per core."
+    )
+    max_rows: int = Field(default=100_000, ge=1, description="Most rows of one request (413).")
+    max_body_bytes: int = Field(
+        default=64 * _MIB, ge=1, description="Largest body of one request (413)."
+    )
+    max_pending_bytes: int = Field(
+        default=512 * _MIB, ge=1, description="Bodies of all unanswered requests together (503)."
+    )
+    max_concurrent_requests: int = Field(
+        default=2048, ge=1, description="Inference requests that wait or run at a time (429)."
+    )
+    request_timeout: Duration = Field(
+        default=timedelta(seconds=30), description="From the whole body to the answer (503)."
+    )
+    receive_timeout: Duration = Field(
+        default=timedelta(seconds=20), description="For a request's headers, and for its body."
+    )
+    keep_alive: Duration = Field(
+        default=timedelta(seconds=75), description="How long an idle connection stays open."
+    )
+    shutdown_timeout: Duration = Field(
+        default=timedelta(seconds=30), description="What runs is finished for this long."
+    )
+    refresh_interval: Duration = Field(
+        default=timedelta(milliseconds=500), description="How often champions are read."
+    )
+    fault_pause: Duration = Field(
+        default=timedelta(seconds=5), description="Before a broken artifact is tried again."
+    )
+    max_models: int = Field(default=500, ge=1, description="Models kept in memory.")
+    max_model_bytes: int = Field(
+        default=1024 * _MIB, ge=1, description="Their text together, a measure of their memory."
+    )
+    token: SecretStr | None = Field(
+        default=None, description=f"Bearer token; from {TOKEN_VARIABLE}. None: open."
+    )
+
+    @field_validator("refresh_interval")
+    @classmethod
+    def _within_a_second(cls, value: timedelta) -> timedelta:
+        if not timedelta(0) < value <= timedelta(seconds=1):
+            raise ValueError("refresh_interval must be above 0 s and at most 1 s")
+        return value
+
+    @classmethod
+    def from_environment(cls, **overrides: Any) -> Self:
+        """The defaults with `overrides`; the token comes from ML_PATTERNS_SERVING_TOKEN."""
+        return cls(**{"token": os.environ.get(TOKEN_VARIABLE) or None, **overrides})
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads that parse, load and predict."""
+        return self.threads or os.cpu_count() or 1
