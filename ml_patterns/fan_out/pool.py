@@ -13,14 +13,14 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 import pandas as pd
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from ml_patterns.base import format_duration
 from ml_patterns.errors import UserError
@@ -97,6 +97,14 @@ class Failed:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A job, and how many workers have died on it."""
+
+    job: Job
+    deaths: int = 0
+
+
 Outcome = Trained | Failed
 Work = Callable[[Job], tuple[Trained, ...]]
 
@@ -139,24 +147,27 @@ def train_regions(
         workers: processes; 0: one per core that this process may use.
         work: what a worker does with a job.
     """
-    todo = [(job, 1) for job in sorted(jobs, key=lambda job: (-job.rows, job.regions))]
-    while todo:
+    todo = [_Task(job) for job in sorted(jobs, key=lambda job: (-job.rows, job.regions))]
+    breaks = 0
+    while todo and breaks < _TRIES:
         pool = ProcessPool(
             max_workers=min(workers or usable_cores(), len(todo)),
             # A fork would inherit the locks of Dagster's threads and LightGBM's OpenMP state.
             context=multiprocessing.get_context("spawn"),
         )
+        left: list[_Task] = []
         try:
-            broken: list[tuple[Job, int]] = []
-            yield from _drain(pool, todo, broken, timeout, work)
-            todo = broken
-        except BaseException:
-            pool.stop()
-            raise
+            yield from _drain(pool, todo, left, timeout, work)
         finally:
-            if pool.active:
-                pool.close()
+            pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
+        breaks = breaks + 1 if len(left) == len(todo) else 0
+        todo = left
+    for task in todo:
+        reason = (
+            "no worker stayed alive long enough to take it; the step's log says what ended them"
+        )
+        yield from (Failed(region, reason) for region in task.job.regions)
 
 
 def usable_cores() -> int:
@@ -167,39 +178,40 @@ def usable_cores() -> int:
 
 
 def _drain(
-    pool: ProcessPool,
-    todo: list[tuple[Job, int]],
-    broken: list[tuple[Job, int]],
-    timeout: timedelta,
-    work: Work,
+    pool: ProcessPool, todo: list[_Task], left: list[_Task], timeout: timedelta, work: Work
 ) -> Iterator[Outcome]:
-    """Yields outcomes until nothing runs; jobs of a pool that broke go to `broken`."""
+    """Yields outcomes until nothing runs; what a broken pool never finished goes to `left`."""
+    running: dict[Future[tuple[Trained, ...]], _Task] = {}
 
-    def submit(job: Job) -> "ProcessFuture[tuple[Trained, ...]]":
-        return pool.schedule(work, args=(job,), timeout=timeout.total_seconds())
+    def submit(task: _Task) -> None:
+        try:
+            future = pool.schedule(work, args=(task.job,), timeout=timeout.total_seconds())
+        except RuntimeError:  # The pool broke meanwhile.
+            left.append(task)
+        else:
+            running[future] = task
 
-    running = {submit(job): (job, tries) for job, tries in todo}
+    for task in todo:
+        submit(task)
     while running:
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            job, tries = running.pop(future)
+            task = running.pop(future)
             error = future.exception()
             if error is None:
                 yield from future.result()
-                continue
-            if isinstance(error, ProcessExpired | BrokenProcessPool) and tries < _TRIES:
-                log.warning("a worker died on %s (%s); once more", _names(job), error)
-                if isinstance(error, BrokenProcessPool) or not pool.active:
-                    broken.append((job, tries + 1))
-                else:
-                    running[submit(job)] = (job, tries + 1)
-                continue
-            reason = _why(error, timeout)
-            yield from (Failed(region, reason) for region in job.regions)
+            elif isinstance(error, BrokenProcessPool):
+                left.append(task)
+            elif isinstance(error, ProcessExpired) and task.deaths + 1 < _TRIES:
+                log.warning("the worker of %s died (%s); once more", _names(task.job), error)
+                submit(_Task(task.job, task.deaths + 1))
+            else:
+                reason = _why(error, timeout)
+                yield from (Failed(region, reason) for region in task.job.regions)
 
 
 def _why(error: BaseException, timeout: timedelta) -> str:
-    if isinstance(error, ProcessExpired | BrokenProcessPool):
-        code = getattr(error, "exitcode", None)
+    if isinstance(error, ProcessExpired):
+        code = error.exitcode
         signal = f" by signal {-code}" if isinstance(code, int) and code < 0 else ""
         return (
             f"its worker was killed{signal} twice (out of memory?); give the machine more memory "

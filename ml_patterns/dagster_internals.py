@@ -1,0 +1,32 @@
+"""What we need from Dagster that it does not export.
+
+Belongs here: every import from `dagster._core`, with its reason. Does not: anything else; a test
+says at once when an upgrade moves one of them.
+
+`AssetCheckEvaluationTargetMaterializationData`: one run trains many regions and reports a check
+evaluation for each. Dagster counts an evaluation as current only if it names the materialization
+that it is about, and fills that in by itself only for checks of the partition that a step was
+started for. There is no public name for the record.
+"""
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
+
+__all__ = ["AssetCheckEvaluationTargetMaterializationData", "latest_target"]
+
+
+def latest_target(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The newest materialization of a partition, for a check evaluation to point at."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset_key, asset_partitions=[partition]), limit=1
+    ).records
+    if not records:
+        return None
+    record = records[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+    )

@@ -1,0 +1,143 @@
+"""One region's failure costs no other region its model."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+
+from ml_patterns.fan_out.pool import Failed, Job, Member, Outcome, Trained, train_job, train_regions
+from ml_patterns.fan_out.settings import TrainingSettings
+from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns_tests.fan_out.conftest import COLUMNS, end_of, made_up
+
+SETTINGS = TrainingSettings(max_rounds=10)
+PATIENCE = timedelta(minutes=1)
+
+
+def job_for(folder: Path, *regions: str, kind: str = "own", rows: int = 300) -> Job:
+    """A job on made-up rows."""
+    frame = pd.concat([made_up(region, rows) for region in regions], ignore_index=True)
+    path = folder / f"{'-'.join(regions)}.feather"
+    frame.to_feather(path)
+    return Job(
+        kind=kind,
+        members=tuple(Member(region, f"because of {region}") for region in regions),
+        rows=len(frame),
+        path=str(path),
+        columns=COLUMNS,
+        settings=SETTINGS,
+        pipeline="p",
+        label_delay=timedelta(hours=1),
+        watermark=end_of(frame),
+        artifacts=str(folder / "artifacts"),
+    )
+
+
+def misbehave(job: Job) -> tuple[Trained, ...]:
+    """Trains, unless the region's name asks for something else."""
+    match job.regions[0]:
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "killed_once":
+            marker = Path(job.path).with_suffix(".killed")
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "endless":
+            while True:
+                time.sleep(60)
+        case "raises":
+            raise ArithmeticError("no such luck")
+    return train_job(job)
+
+
+def outcomes(jobs: Sequence[Job], **options: object) -> dict[str, Outcome]:
+    """What became of each region."""
+    options = {"workers": 2, "timeout": PATIENCE, **options}
+    found = {outcome.region: outcome for outcome in train_regions(jobs, **options)}
+    assert not multiprocessing.active_children(), "no worker outlives the batch"
+    return found
+
+
+def test_failures_are_named_and_cost_no_other_region_its_model(tmp_path: Path) -> None:
+    """An exception, a killed worker and an endless one, amid healthy regions."""
+    regions = ["a", "killed", "b", "endless", "c", "raises", "d", "killed_once"]
+    jobs = [job_for(tmp_path, region) for region in regions]
+
+    found = outcomes(jobs, timeout=timedelta(seconds=5), work=misbehave)
+
+    failed = {region: found[region] for region in ("killed", "endless", "raises")}
+    assert all(isinstance(outcome, Failed) for outcome in failed.values())
+    assert "killed by signal 9 twice" in failed["killed"].reason
+    assert "training.region_timeout 5s" in failed["endless"].reason
+    assert "ArithmeticError: no such luck" in failed["raises"].reason
+    store = ArtifactStore(str(tmp_path / "artifacts"))
+    for region in set(regions) - set(failed):
+        outcome = found[region]
+        assert isinstance(outcome, Trained)
+        assert store.get(outcome.artifact).card.region == region
+
+
+def test_the_same_artifacts_whatever_the_number_of_workers_and_the_order(tmp_path: Path) -> None:
+    """Addresses are hashes of model text and card: equal addresses are equal bytes."""
+    jobs = [job_for(tmp_path, f"region {number}", rows=300 + number) for number in range(5)]
+
+    def addresses(found: dict[str, Outcome]) -> dict[str, str]:
+        return {region: outcome.artifact for region, outcome in found.items()}
+
+    alone = addresses(outcomes(jobs, workers=1))
+    together = addresses(outcomes(jobs[::-1], workers=2))
+
+    assert len(set(alone.values())) == 5
+    assert alone == together
+
+
+def test_a_pooled_model_serves_each_member_with_a_card_of_its_own(tmp_path: Path) -> None:
+    """Trained once; each region's card has its reason and its own test slice."""
+    job = job_for(tmp_path, "big", "small", kind="pooled")
+
+    found = outcomes([job])
+
+    store = ArtifactStore(str(tmp_path / "artifacts"))
+    artifacts = {region: store.get(outcome.artifact) for region, outcome in found.items()}
+    assert artifacts["big"].model_text == artifacts["small"].model_text
+    for region, artifact in artifacts.items():
+        card = artifact.card
+        assert (card.region, card.kind) == (region, "pooled")
+        assert card.reason == f"because of {region}"
+        assert card.features[-1].categories == ("big", "small")
+        rows = made_up(region, 300)
+        start = card.test.start.replace(tzinfo=None)
+        assert card.test.rows == (rows["event_time"] >= start).sum()
+    assert artifacts["big"].card.training_key != artifacts["small"].card.training_key
+
+
+def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
+    """A cancelled run stops iterating; nothing goes on behind its back."""
+    jobs = [job_for(tmp_path, "a"), job_for(tmp_path, "endless")]
+    iteration = train_regions(jobs, workers=2, timeout=timedelta(hours=1), work=misbehave)
+    assert isinstance(next(iteration), Trained)
+    iteration.close()
+    assert not multiprocessing.active_children()
+
+
+class EndsItsReader:
+    """Unpickled in a worker, it ends the worker before the task is acknowledged."""
+
+    def __call__(self, job: Job) -> tuple[Trained, ...]:
+        raise AssertionError
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (3,)
+
+
+def test_workers_that_cannot_start_are_a_sentence_not_an_endless_loop(tmp_path: Path) -> None:
+    """Before it acknowledges its task, a dying worker breaks pebble's pool altogether."""
+    found = outcomes([job_for(tmp_path, "a"), job_for(tmp_path, "b")], work=EndsItsReader())
+    assert all("no worker stayed alive" in outcome.reason for outcome in found.values())
+    assert set(found) == {"a", "b"}
