@@ -33,3 +33,11 @@ def day_partitions(settings: PipelineSettings) -> dg.TimeWindowPartitionsDefinit
 def region_partitions(settings: PipelineSettings) -> dg.DynamicPartitionsDefinition:
     """The regions found in the data."""
     return dg.DynamicPartitionsDefinition(name=f"{settings.name}_region")
+
+
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Run tags that make one run cover a range of partition keys, both ends included."""
+    return {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }

@@ -69,3 +69,12 @@ class Warehouse:
             f"the warehouse {self.path} was held by {holder} for more than "
             f"{self.patience.total_seconds():g} s; end that process or wait, then run again"
         )
+
+
+def has_table(connection: duckdb.DuckDBPyConnection, schema: str, table: str) -> bool:
+    """Whether a schema has a table or view of that name yet."""
+    found = connection.execute(
+        "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
+        [schema, table],
+    ).fetchone()
+    return found is not None

@@ -1,0 +1,221 @@
+"""Landed files, aggregates and features as Dagster assets.
+
+Belongs here: thin shells: read partition keys, call the core, report metadata. Does not: deciding
+or computing anything (`manifest.py`, `plan.py`, `build.py`).
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import dagster as dg
+
+from ml_patterns.base import utc_now
+from ml_patterns.incremental import build, ledger, manifest, plan
+from ml_patterns.incremental.grain import Grain
+from ml_patterns.incremental.plan import Layer
+from ml_patterns.partitions import region_partitions, time_partitions
+from ml_patterns.registry.regions import add_regions, known_regions
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+from ml_patterns.storage.sql import quoted
+
+GROUP = "incremental"
+_EVENTS_AT_ONCE = 200
+
+
+class BuildConfig(dg.Config):
+    """What of a range of partitions to compute."""
+
+    only_due: bool = False
+    """Skip partitions whose inputs, SQL and settings did not change since they were built."""
+
+
+def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The pipeline's `event_files`, `landed_events`, `event_aggregates` and `event_features`."""
+    return [
+        _landed_events(settings),
+        _event_files(settings),
+        _event_aggregates(settings),
+        _event_features(settings),
+    ]
+
+
+def _landed_events(settings: PipelineSettings) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        [settings.name, "landed_events"],
+        deps=[dg.AssetKey([settings.name, "event_files"])],
+        partitions_def=time_partitions(settings),
+        group_name=GROUP,
+        owners=list(settings.owners),
+        kinds={"file"},
+        description="The accepted rows of the landed files, by partition. They stay in the files; "
+        "`event_files` reports here which partitions a delivery touched.",
+    )
+
+
+def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
+    landed = dg.AssetKey([settings.name, "landed_events"])
+    grain = Grain(settings.events.grain)
+
+    @dg.asset(
+        key=[settings.name, "event_files"],
+        group_name=GROUP,
+        owners=list(settings.owners),
+        kinds={"duckdb", "file"},
+        pool="warehouse",
+        description="Numbers every new or changed file and judges its rows once: accepted, too "
+        "late, future or invalid. Every delivered row is accounted for; a bad file is named, kept "
+        "apart and read again when it changes.",
+    )
+    def event_files(
+        context: dg.AssetExecutionContext, warehouse: WarehouseResource
+    ) -> dg.MaterializeResult[None]:
+        with warehouse.get_connection() as connection:
+            done = manifest.ingest(connection, settings, utc_now)
+            accounts = ledger.accounts(connection, settings.name)
+        known = time_partitions(settings)
+        for partition in done.changed:
+            key = grain.key(partition)
+            if known.has_partition_key(key):
+                context.log_event(dg.AssetMaterialization(landed, partition=key))
+        for file in done.unreadable:
+            context.log.warning(file.error)
+        for path in done.missing:
+            context.log.warning(f"{path} was read before and is gone; its rows still count")
+        return dg.MaterializeResult(
+            metadata={
+                "files": done.files,
+                "rows": done.rows,
+                "partitions_changed": len(done.changed),
+                "watermark": str(done.watermark or "none yet"),
+                "accepted_total": accounts.accepted,
+                "too_late_total": accounts.too_late,
+                "future_total": accounts.future,
+                "invalid_total": accounts.invalid,
+                "unreadable_files": dg.MetadataValue.json([f.error for f in done.unreadable]),
+                "missing_files": dg.MetadataValue.json(list(done.missing)),
+            }
+        )
+
+    return event_files
+
+
+def _event_aggregates(settings: PipelineSettings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[settings.name, "event_aggregates"],
+        partitions_def=time_partitions(settings),
+        deps=[dg.AssetKey([settings.name, "landed_events"])],
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        output_required=False,
+        group_name=GROUP,
+        owners=list(settings.owners),
+        kinds={"duckdb", "sql"},
+        pool="warehouse",
+        description=f"`{settings.aggregates.sql}` over the events of one {settings.events.grain}, "
+        "newest version of each. A partition equals a full recompute, bit for bit, and is "
+        "committed exactly once.",
+    )
+    def event_aggregates(
+        context: dg.AssetExecutionContext, config: BuildConfig, warehouse: WarehouseResource
+    ) -> Iterator[dg.AssetMaterialization]:
+        yield from _build(context, settings, "aggregates", config, warehouse)
+
+    return event_aggregates
+
+
+def _event_features(settings: PipelineSettings) -> dg.AssetsDefinition:
+    back = dg.TimeWindowPartitionMapping(
+        start_offset=-settings.aggregates.window,
+        end_offset=-1,
+        allow_nonexistent_upstream_partitions=True,
+    )
+
+    @dg.asset(
+        key=[settings.name, "event_features"],
+        partitions_def=time_partitions(settings),
+        deps=[
+            dg.AssetKey([settings.name, "landed_events"]),
+            dg.AssetDep([settings.name, "event_aggregates"], partition_mapping=back),
+            *(dg.AssetDep([settings.name, "external", table.name]) for table in settings.external),
+        ],
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        output_required=False,
+        group_name=GROUP,
+        owners=list(settings.owners),
+        kinds={"duckdb", "sql"},
+        pool="warehouse",
+        description=f"`{settings.features.sql}`: one row per event, from the event and from the "
+        f"aggregates of the {settings.aggregates.window} partitions strictly before it. Labels are "
+        "used only where they were known. Regions found here become partitions.",
+    )
+    def event_features(
+        context: dg.AssetExecutionContext,
+        config: BuildConfig,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
+    ) -> Iterator[dg.AssetMaterialization]:
+        yield from _build(context, settings, "features", config, warehouse)
+        with warehouse.reading() as connection:
+            regions = [
+                row[0]
+                for row in connection.execute(
+                    f"SELECT DISTINCT region FROM {quoted(settings.name)}.event_features"
+                ).fetchall()
+            ]
+        add_regions(operational.engine(), settings.name, regions)
+        announce_regions(context.instance, settings, operational)
+
+    return event_features
+
+
+def announce_regions(
+    instance: dg.DagsterInstance, settings: PipelineSettings, operational: OperationalResource
+) -> None:
+    """Makes every known region a partition of this Dagster instance, which may be a fresh one."""
+    name = region_partitions(settings).name or ""
+    present = set(instance.get_dynamic_partitions(name))
+    found = known_regions(operational.engine(), settings.name)
+    fresh = [region for region in found if region not in present]
+    if fresh:
+        instance.add_dynamic_partitions(name, fresh)
+
+
+def _build(
+    context: dg.AssetExecutionContext,
+    settings: PipelineSettings,
+    layer: Layer,
+    config: BuildConfig,
+    warehouse: WarehouseResource,
+) -> Iterator[dg.AssetMaterialization]:
+    """Builds the run's partitions; the warehouse is let go while Dagster records them."""
+    grain = Grain(settings.events.grain)
+    partitions = [grain.parse(key) for key in context.partition_keys]
+    with warehouse.get_connection() as connection:
+        if config.only_due:
+            due = {entry.partition for entry in plan.plan(connection, settings, layer, utc_now())}
+            partitions = [partition for partition in partitions if partition in due]
+    while partitions:
+        with warehouse.get_connection() as connection:
+            built = list(
+                islice(
+                    build.build(connection, settings, layer, partitions[:_EVENTS_AT_ONCE], utc_now),
+                    _EVENTS_AT_ONCE,
+                )
+            )
+        partitions = partitions[_EVENTS_AT_ONCE:]
+        for done in built:
+            yield dg.AssetMaterialization(
+                context.asset_key,
+                partition=grain.key(done.partition),
+                metadata={
+                    "dagster/partition_row_count": done.rows,
+                    "rows_in": done.counts.accepted,
+                    "kept": done.counts.kept,
+                    "superseded": done.counts.superseded,
+                    "duplicate": done.counts.duplicate,
+                    "scanned": done.scanned,
+                    "seconds": round(done.seconds, 4),
+                    "generation": done.generation,
+                },
+            )
+        context.log.info(f"{layer}: {len(built)} partitions built")

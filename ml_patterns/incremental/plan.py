@@ -1,0 +1,236 @@
+"""What is due in a layer, decided on the ledger alone.
+
+Belongs here: comparing what each partition should be built from with what it was built from. Does
+not: building (`build.py`), asking Dagster for runs (`sensors.py`).
+
+A partition is described by three hashes. `events`: the accepted manifest entries; `code`: the
+normalised SQL and the settings that change values; `upstream` (features only): the aggregates in
+the window, as they were built, and the external tables of its day. It is due when one of them
+differs from what was built. The command line, the sensor, the schedule and the reconciliation
+after a crash all ask this module.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import duckdb
+
+from ml_patterns.incremental import ledger
+from ml_patterns.incremental.grain import Grain, naive
+from ml_patterns.incremental.manifest import timestamp
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.sql import quoted
+from ml_patterns.storage.warehouse import has_table
+
+Layer = Literal["aggregates", "features"]
+LAYERS: tuple[Layer, ...] = ("aggregates", "features")
+
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_TEXT_OR_SPACE = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|\s+")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a partition should be built from; equal to what was built when nothing is due."""
+
+    events: str
+    code: str
+    upstream: str
+
+
+@dataclass(frozen=True)
+class DuePartition:
+    """A partition that must be computed, and why.
+
+    Attributes:
+        partition: first instant, UTC.
+        reason: `new`, `gap`, `late rows`, `corrected file`, `code`, `aggregates` or `external`.
+        rows: accepted rows that computing it reads.
+        want: what it should be built from.
+    """
+
+    partition: datetime
+    reason: str
+    rows: int
+    want: Wanted
+
+
+def normalised(sql: str) -> str:
+    """SQL without comments and superfluous white space: a changed comment restates nothing."""
+    parts: list[str] = []
+    position = 0
+    # Comments are looked for outside of quotes only, so `'--'` survives.
+    for match in re.finditer(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", sql):
+        parts += [_COMMENT.sub(" ", sql[position : match.start()]), match[0]]
+        position = match.end()
+    parts.append(_COMMENT.sub(" ", sql[position:]))
+    text = _TEXT_OR_SPACE.sub(lambda m: m[1] or " ", "".join(parts))
+    return text.strip().rstrip(";").strip()
+
+
+def code_of(settings: PipelineSettings, layer: Layer) -> str:
+    """Hash of a layer's SQL and of the settings that change its values."""
+    parts = [ledger.reading_of(settings.events)]
+    if layer == "aggregates":
+        parts.append(normalised(settings.aggregates_sql))
+    else:
+        window = settings.aggregates
+        parts += [
+            normalised(settings.features_sql),
+            str(window.window),
+            ",".join(sorted(window.label_columns)),
+            str(settings.events.label_delay),
+            ",".join(table.name for table in settings.external),
+        ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def plan(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer, now: datetime
+) -> list[DuePartition]:
+    """The partitions of a layer that must be computed, oldest first.
+
+    A feature partition waits until the aggregates in its window are built. A partition that has
+    not ended by `now` is not Dagster's yet and waits, too.
+    """
+    if not ledger.exists(connection, settings.name):
+        return []
+    _compare(connection, settings, layer)
+    rows = connection.execute(
+        f"""
+        SELECT partition_start, rows, corrected, built_events IS NULL,
+            events IS DISTINCT FROM built_events, code IS DISTINCT FROM built_code,
+            split_part(upstream, '/', 1) IS DISTINCT FROM split_part(built_upstream, '/', 1),
+            events, code, upstream
+        FROM _{layer} WHERE due AND pending = 0
+            AND partition_start + {Grain(settings.events.grain).interval} <= ?
+        ORDER BY partition_start
+        """,
+        [naive(now)],
+    ).fetchall()
+    return [DuePartition(row[0], _reason(*row[1:7]), row[1], Wanted(*row[7:])) for row in rows]
+
+
+def fingerprint(due: Sequence[DuePartition]) -> str:
+    """Hash of what is due: the same again means that a request was not carried out."""
+    parts = [f"{d.partition}{d.want.events}{d.want.code}{d.want.upstream}" for d in due]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _reason(
+    rows: int, corrected: bool, unbuilt: bool, events: bool, code: bool, aggregates: bool
+) -> str:
+    if unbuilt:
+        return "new" if rows else "gap"
+    if events:
+        return "corrected file" if corrected else "late rows"
+    if code:
+        return "code"
+    return "aggregates" if aggregates else "external"
+
+
+def wanted(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
+) -> dict[datetime, Wanted]:
+    """What every partition of a layer should be built from, by its first instant."""
+    _compare(connection, settings, layer)
+    rows = connection.execute(
+        f"SELECT partition_start, events, code, upstream FROM _{layer}"
+    ).fetchall()
+    return {row[0]: Wanted(*row[1:]) for row in rows}
+
+
+def _compare(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
+) -> None:
+    """Temporary table `_<layer>`: what each partition should be built from, and what it was.
+
+    Every partition counts that has accepted rows, was built before, or lies wholly below the
+    watermark (then without rows: a gap is built empty).
+    """
+    schema, events = quoted(settings.name), settings.events
+    grain = Grain(events.grain)
+    mark = ledger.watermark(connection, settings)
+    last = None if mark is None else grain.floor(mark) - grain.length
+    if last is not None and events.end_time is not None:
+        last = min(last, naive(events.end_time) - grain.length)
+    if layer == "features":
+        _compare(connection, settings, "aggregates")
+        upstream = _upstream(connection, settings)
+    else:
+        upstream = "SELECT NULL::TIMESTAMP AS partition_start, '-' AS upstream, 0 AS pending"
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE _{layer} AS
+        WITH held AS (
+            SELECT partition_start, sum(rows)::BIGINT AS rows,
+                md5(string_agg(fingerprint || ':' || rows, ',' ORDER BY fingerprint, rows))
+                    AS events,
+                bool_or(revision > first) AS corrected
+            FROM {schema}.entries JOIN (
+                SELECT path, min(revision) AS first FROM {schema}.source_files GROUP BY path
+            ) USING (path)
+            WHERE counts GROUP BY partition_start
+        ), named AS (
+            SELECT partition_start FROM held
+            UNION SELECT unnest(generate_series(
+                {timestamp(events.start_time)}, {timestamp(last)}, {grain.interval}))
+            UNION SELECT partition_start FROM {schema}.partition_state WHERE events IS NOT NULL
+        ), built AS (
+            SELECT * FROM {schema}.partition_state WHERE layer = '{layer}'
+        ), upstream AS ({upstream})
+        SELECT partition_start, coalesce(rows, 0) AS rows,
+            coalesce(corrected, FALSE) AS corrected,
+            coalesce(held.events, 'none') AS events,
+            '{code_of(settings, layer)}' AS code,
+            coalesce(upstream.upstream, '-') AS upstream,
+            built.events AS built_events, built.code AS built_code,
+            built.upstream AS built_upstream,
+            (coalesce(held.events, 'none'), '{code_of(settings, layer)}',
+                coalesce(upstream.upstream, '-'))
+                IS DISTINCT FROM (built.events, built.code, built.upstream) AS due,
+            coalesce(pending, 0) AS pending
+        FROM named LEFT JOIN held USING (partition_start) LEFT JOIN built USING (partition_start)
+        LEFT JOIN upstream USING (partition_start)
+        """
+    )
+
+
+def _upstream(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> str:
+    """Per feature partition: `<aggregates in the window>/<externals of the day>`, and how many
+    aggregates in the window are still due.
+
+    The window's hash is a sum of hashes, so that it slides in linear time.
+    """
+    schema, grain = quoted(settings.name), Grain(settings.events.grain)
+    external = "'-'"
+    if settings.external and has_table(connection, settings.name, "external_responses"):
+        external = (
+            f"coalesce((SELECT string_agg(name || fingerprint, ',' ORDER BY name) "
+            f"FROM {schema}.external_responses r "
+            "WHERE r.partition_start = date_trunc('day', a.partition_start)), '-')"
+        )
+    return f"""
+        SELECT a.partition_start, coalesce(hash::VARCHAR, '-') || '/' || {external} AS upstream,
+            pending
+        FROM (
+            SELECT partition_start, sum(due::BIGINT) OVER in_window AS pending,
+                sum(md5_number_lower(partition_start || built_events || built_code))
+                    OVER in_window AS hash
+            FROM _aggregates
+            WINDOW in_window AS (
+                ORDER BY partition_start
+                RANGE BETWEEN {interval(grain.length * settings.aggregates.window)} PRECEDING
+                    AND {interval(grain.length)} PRECEDING
+            )
+        ) a
+    """
+
+
+def interval(length: timedelta) -> str:
+    """A span of time as an SQL interval."""
+    return f"INTERVAL {int(length.total_seconds())} SECONDS"

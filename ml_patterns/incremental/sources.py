@@ -1,0 +1,267 @@
+"""Landed files: finding them, and reading them as one typed relation.
+
+Belongs here: listing, formats, column types, times. Does not: remembering which file was seen
+(`ledger.py`), judging rows (`manifest.py`).
+
+The types of the stream's columns are those of the first file that brought each; later files are
+cast to them, and a value that cannot be cast makes its file unreadable rather than wrong.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import fsspec
+
+from ml_patterns.errors import SourceFileError
+from ml_patterns.incremental.settings import EventsSettings
+from ml_patterns.storage.sql import literal, quoted
+
+FILE_COLUMN = "_file"
+_TIME = "TIMESTAMP"
+_HAS_OFFSET = r":\d{2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$"  # after a clock time: a date ends alike
+_FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".jsonl": "json",
+    ".jsonl.gz": "json",
+    ".ndjson": "json",
+    ".ndjson.gz": "json",
+    ".json": "json",
+}
+
+Columns = Mapping[str, str]
+"""Column name -> DuckDB type."""
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file as the listing shows it; a changed size or tag is a new revision.
+
+    Attributes:
+        tag: the store's ETag, or modification time and inode of a local file.
+    """
+
+    path: str
+    size: int
+    tag: str
+
+
+def list_files(pattern: str) -> list[LandedFile]:
+    """Every file that a glob matches, by path. Hidden files are still being written: left out."""
+    filesystem, path = fsspec.core.url_to_fs(pattern)
+    found = filesystem.glob(path, detail=True)
+    local = "file" in _protocols(filesystem)
+    return [
+        LandedFile(
+            path=name if local else filesystem.unstrip_protocol(name),
+            size=int(info["size"]),
+            tag=_tag(info),
+        )
+        for name, info in sorted(found.items())
+        if info["type"] == "file" and not name.rsplit("/", 1)[-1].startswith((".", "_"))
+    ]
+
+
+def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _tag(info: Mapping[str, object]) -> str:
+    for key in ("ETag", "etag", "md5Hash", "generation"):
+        if info.get(key):
+            return str(info[key])
+    return "-".join(str(info[key]) for key in ("mtime", "ino", "LastModified") if info.get(key))
+
+
+def attach_filesystem(connection: duckdb.DuckDBPyConnection, pattern: str) -> None:
+    """Lets DuckDB read through fsspec where the files are not local."""
+    filesystem, _ = fsspec.core.url_to_fs(pattern)
+    names = _protocols(filesystem)
+    if "file" not in names and not any(connection.filesystem_is_registered(n) for n in names):
+        connection.register_filesystem(filesystem)
+
+
+def format_of(path: str) -> str:
+    """`parquet`, `csv` or `json`.
+
+    Raises:
+        SourceFileError: the ending is none that we read.
+    """
+    for ending, name in _FORMATS.items():
+        if path.lower().endswith(ending):
+            return name
+    raise SourceFileError(
+        f"{path} has an ending that is not read; land {', '.join(_FORMATS)} or narrow events.path"
+    )
+
+
+def _scan(paths: Sequence[str], *, as_text: bool = True) -> str:
+    """A table function over files of one format; CSV as text unless its types are asked for."""
+    files = "[" + ", ".join(map(literal, paths)) + "]"
+    options = f"union_by_name = true, filename = {literal(FILE_COLUMN)}"
+    match format_of(paths[0]):
+        case "parquet":
+            return f"read_parquet({files}, {options})"
+        case "csv":
+            types = "all_varchar = true" if as_text else "sample_size = -1"
+            return f"read_csv({files}, {options}, header = true, {types})"
+        case _:
+            return f"read_json({files}, {options}, format = 'newline_delimited')"
+
+
+def describe(
+    connection: duckdb.DuckDBPyConnection, path: str, *, as_text: bool = True
+) -> dict[str, str]:
+    """Columns and types of one file.
+
+    Raises:
+        SourceFileError: it is gone, empty, truncated or not of its format; says which file.
+    """
+    try:
+        rows = connection.execute(
+            f"DESCRIBE SELECT * EXCLUDE ({FILE_COLUMN}) FROM {_scan([path], as_text=as_text)}"
+        ).fetchall()
+    except duckdb.Error as error:
+        raise SourceFileError(why_unreadable(path, error)) from error
+    return {row[0]: row[1] for row in rows}
+
+
+def count_rows(connection: duckdb.DuckDBPyConnection, path: str) -> int:
+    """Rows of a file as it lies there now."""
+    row = connection.execute(f"SELECT count(*) FROM {_scan([path])}").fetchone()
+    return int(row[0]) if row else 0
+
+
+def why_unreadable(path: str, error: Exception) -> str:
+    """One sentence that names the file and what is wrong with it."""
+    first_line = str(error).strip().splitlines()[0]
+    if "No files found" in first_line or "No such file" in first_line:
+        return f"{path} disappeared between listing and reading; it is read when it comes back"
+    return f"{path} cannot be read ({first_line}); land it again whole"
+
+
+def check_columns(path: str, found: Iterable[str], events: EventsSettings) -> None:
+    """A file must have the four columns that the settings name.
+
+    Raises:
+        SourceFileError: names the file, the missing columns and those that are there.
+    """
+    columns = list(found)
+    missing = [
+        f"{name} (events.{setting})"
+        for setting, name in (
+            ("id", events.id),
+            ("time", events.time),
+            ("version", events.version),
+            ("region", events.region),
+        )
+        if name not in columns
+    ]
+    if missing:
+        raise SourceFileError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}: "
+            "land it again with its header, or correct the setting"
+        )
+
+
+def stream_types(
+    connection: duckdb.DuckDBPyConnection, path: str, events: EventsSettings
+) -> dict[str, str]:
+    """The types that a file's columns would give the stream; both times become UTC timestamps."""
+    return {
+        name: _TIME if name in (events.time, events.version) else kind
+        for name, kind in describe(connection, path, as_text=False).items()
+    }
+
+
+def check_types(
+    connection: duckdb.DuckDBPyConnection,
+    path: str,
+    found: Columns,
+    stream: Columns,
+    events: EventsSettings,
+) -> None:
+    """Every value of a file must fit the stream's types without loss.
+
+    Raises:
+        SourceFileError: names the file, the column, a value and the type.
+    """
+    for name, kind in found.items():
+        if name in (events.time, events.version):
+            if not (kind.startswith(_TIME) or kind in ("DATE", "VARCHAR")):
+                raise SourceFileError(
+                    f"{path}: column {name} is {kind}, not a time; land it as a timestamp"
+                )
+            continue
+        wanted = stream[name]
+        if kind == wanted or wanted == "VARCHAR":
+            continue
+        column, cast = quoted(name), f"TRY_CAST({quoted(name)} AS {wanted})"
+        lossy = "" if kind == "VARCHAR" else f" OR CAST({cast} AS {kind}) IS DISTINCT FROM {column}"
+        try:
+            example = connection.execute(
+                f"SELECT CAST({column} AS VARCHAR) FROM {_scan([path])} "
+                f"WHERE {column} IS NOT NULL AND ({cast} IS NULL{lossy}) LIMIT 1"
+            ).fetchone()
+        except duckdb.Error as error:
+            raise SourceFileError(why_unreadable(path, error)) from error
+        if example:
+            raise SourceFileError(
+                f"{path}: column {name} holds {example[0]!r}, which is no {wanted} as in earlier "
+                "files; land it again with the old type"
+            )
+
+
+def typed_rows(
+    paths: Sequence[str],
+    found: Columns,
+    stream: Columns,
+    events: EventsSettings,
+    between: tuple[str, str] | None = None,
+) -> str:
+    """A SELECT of files that share their columns: the stream's columns, typed, and `_file`.
+
+    Args:
+        paths: files of one format.
+        found: the files' own columns and types.
+        stream: the stream's columns and types; what a file lacks is NULL.
+        between: bounds of the event time, as SQL timestamps, that the scan may use to skip.
+    """
+    selected = [
+        f"{_converted(name, kind, found, events)} AS {quoted(name)}"
+        for name, kind in stream.items()
+    ]
+    where = ""
+    if between and found[events.time] == _TIME and events.timezone == "UTC":
+        column = quoted(events.time)
+        where = f" WHERE {column} >= {between[0]} AND {column} < {between[1]}"
+    return f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {_scan(paths)}{where}"
+
+
+def _converted(name: str, kind: str, found: Columns, events: EventsSettings) -> str:
+    if name not in found:
+        return f"CAST(NULL AS {kind})"
+    if name in (events.time, events.version):
+        return _utc(quoted(name), found[name], events.timezone)
+    return quoted(name) if found[name] == kind else f"CAST({quoted(name)} AS {kind})"
+
+
+def _utc(column: str, kind: str, zone: str) -> str:
+    """A time column as UTC timestamps without zone; what is no finite time is NULL."""
+    local = f"TRY_CAST({column} AS TIMESTAMP)"
+    if zone != "UTC":
+        local = f"timezone('UTC', timezone({literal(zone)}, {local}))"
+    aware = f"timezone('UTC', TRY_CAST({column} AS TIMESTAMPTZ))"
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        value = aware
+    elif kind == "VARCHAR":
+        value = (
+            f"CASE WHEN regexp_matches({column}, {literal(_HAS_OFFSET)}) THEN {aware} "
+            f"ELSE {local} END"
+        )
+    else:
+        value = local
+    return f"CASE WHEN isfinite({value}) THEN {value} END"
