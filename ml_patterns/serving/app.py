@@ -184,10 +184,10 @@ def _add_inference(
             body = await _read_body(request, ticket, settings)
             json_length = request.headers.get(protocol.JSON_LENGTH_HEADER)
             work = workers.submit(predict, model, number, body, json_length, request.scope[NOTES])
-            # The ticket is held until the work is done, not until the client was told: work that
-            # outlives its time-out still takes memory and a thread.
-            work.add_done_callback(lambda _done: ticket.close())
-            result = await _in_time(work, settings)
+        # The ticket is held until the work is done, not until the client is told: work that
+        # outlives its time-out still takes memory and a thread.
+        work.add_done_callback(lambda _done: ticket.close())
+        result = await _in_time(work, settings)
         headers = {}
         media_type = "application/json"
         if result.json_length is not None:

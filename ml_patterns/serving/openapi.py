@@ -51,7 +51,7 @@ INFERENCE: dict[str, Any] = {
                                 "type": "object",
                                 "required": ["name", "shape", "datatype", "data"],
                                 "properties": {
-                                    "name": {"const": "features"},
+                                    "name": {"const": "input"},
                                     "datatype": {"enum": ["FP64", "FP32"]},
                                     "shape": {
                                         "type": "array",

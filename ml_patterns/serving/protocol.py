@@ -20,7 +20,7 @@ import pydantic_core
 from ml_patterns.serving.errors import bad_request, too_large
 from ml_patterns.serving.models import ServedModel
 
-INPUT = "features"
+INPUT = "input"
 OUTPUT = "predict"
 PLATFORM = "lightgbm_text"
 EXTENSIONS = ("binary_tensor_data",)

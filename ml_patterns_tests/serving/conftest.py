@@ -248,7 +248,7 @@ def house(tmp_path: Path) -> House:
 def body_of(matrix: np.ndarray, **changes: Any) -> dict[str, Any]:
     """A JSON inference request; NaN is written as null."""
     tensor = {
-        "name": "features",
+        "name": "input",
         "datatype": "FP64",
         "shape": list(matrix.shape),
         "data": [None if np.isnan(value) else value for value in matrix.ravel().tolist()],

@@ -26,7 +26,7 @@ def test_a_model_says_what_it_takes(client: httpx.Client) -> None:
     answer = client.get(MODEL).json()
     assert answer["name"] == "deliveries.eu"
     assert answer["versions"] == ["1", "2"]
-    assert answer["inputs"][0]["name"] == "features"
+    assert answer["inputs"][0]["name"] == "input"
     assert answer["inputs"][0]["datatype"] == "FP64"
     assert answer["inputs"][0]["shape"] == [-1, 3]
     assert answer["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1]}]
@@ -127,8 +127,8 @@ ROW = np.array([[1.0, 0.0, 2.0]])
     ("body", "named"),
     [
         ({}, "inputs"),
-        ({"inputs": []}, "features"),
-        ({"inputs": "features"}, "inputs"),
+        ({"inputs": []}, "exactly one"),
+        ({"inputs": "input"}, "inputs"),
         ([], "object"),
         (body_of(ROW, name="other"), "other"),
         (body_of(ROW, datatype="INT64"), "INT64"),
