@@ -21,6 +21,10 @@ class BreakerSettings(Settings):
     reset_timeout: Duration = Field(
         default=timedelta(seconds=60), description="How long it stays open before a probe."
     )
+    admission_cache: Duration = Field(
+        default=timedelta(milliseconds=250),
+        description="How long a process admits calls on what it last saw of the shared state.",
+    )
 
 
 class PredictionsSettings(Settings):

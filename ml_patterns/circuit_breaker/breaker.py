@@ -1,0 +1,311 @@
+"""The breaker: pybreaker's, with its memory shared by all processes.
+
+Belongs here: admitting calls and settling their results. Does not: the rules (`transitions.py`),
+where the memory lies (`store.py`), what is called (`client.py`).
+
+pybreaker's own `call` holds a lock while the backend works and counts in two steps, which lets two
+processes probe at once. Here a call is admitted under an epoch, runs without any lock, and is
+settled by one atomic change. Listeners, states and exceptions are pybreaker's.
+"""
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import pybreaker
+import sqlalchemy as sa
+from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN
+
+from ml_patterns.base import Clock, utc_now
+from ml_patterns.circuit_breaker import transitions
+from ml_patterns.circuit_breaker.store import Change, Changed, CircuitStore, LocalStore
+from ml_patterns.circuit_breaker.transitions import Circuit
+from ml_patterns.retry.classify import Outcome, classify
+from ml_patterns.retry.waits import Uniform
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_JITTER = 0.1
+_STORE_PAUSE = 5.0
+
+
+class CircuitOpenError(pybreaker.CircuitBreakerError):
+    """The circuit let no call through.
+
+    Attributes:
+        retry_at: when a probe is due, as far as known.
+    """
+
+    def __init__(self, name: str, circuit: Circuit) -> None:
+        super().__init__(f"circuit {name} is {circuit.state}: {circuit.reason}")
+        self.retry_at = circuit.retry_at or circuit.lease_until
+
+
+@dataclass(frozen=True)
+class _Admission:
+    epoch: int
+    probe: bool
+
+
+class SharedStorage(pybreaker.CircuitBreakerStorage):
+    """What pybreaker reads: a view of the circuit, refreshed at most every `cached_for` seconds.
+
+    If the shared store cannot be asked, a local one takes over for a few seconds at a time, and
+    `local_because` says why. pybreaker's piecemeal setters do nothing: counting and transitions are
+    single atomic changes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: CircuitStore,
+        *,
+        cached_for: float = 0.25,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name)
+        self.local_because: str | None = None
+        self._store, self._local = store, LocalStore()
+        self._cached_for, self._monotonic = cached_for, monotonic
+        self._seen: Circuit | None = None
+        self._fresh_until = self._local_until = float("-inf")
+        self._lock = threading.Lock()
+
+    def circuit(self, *, fresh: bool = False) -> Circuit:
+        """The circuit as last seen."""
+        with self._lock:
+            seen = self._seen
+            if seen is not None and not fresh and self._monotonic() < self._fresh_until:
+                return seen
+        return self._remember(self._ask(lambda store: store.read(self.name)))
+
+    def change(self, change: Change, *, actor: str, now: datetime) -> Changed:
+        """Applies a change at once, and remembers the result."""
+        changed = self._ask(lambda store: store.change(self.name, change, actor=actor, now=now))
+        self._remember(changed.after)
+        return changed
+
+    def _remember(self, circuit: Circuit) -> Circuit:
+        with self._lock:
+            self._seen = circuit
+            self._fresh_until = self._monotonic() + self._cached_for
+        return circuit
+
+    def _ask(self, question: Callable[[CircuitStore], T]) -> T:
+        if self._monotonic() >= self._local_until:
+            try:
+                answer = question(self._store)
+            except (sa.exc.SQLAlchemyError, OSError) as error:
+                self._go_local(error)
+            else:
+                if self.local_because is not None:
+                    _LOG.warning("breaker %s is shared again", self.name)
+                    self.local_because, self._local = None, LocalStore()
+                return answer
+        return question(self._local)
+
+    def _go_local(self, error: BaseException) -> None:
+        if self.local_because is None:
+            _LOG.warning("breaker %s is local to this process: %s", self.name, error)
+            self._take_along()
+        self.local_because = str(error).splitlines()[0]
+        self._local_until = self._monotonic() + _STORE_PAUSE
+
+    def _take_along(self) -> None:
+        """What was known goes on to hold: an open circuit does not close with the store."""
+        known = self._seen
+        if known is not None:
+            self._local.change(
+                self.name, lambda _: known, actor="store lost", now=known.opened_at or utc_now()
+            )
+
+    @property
+    def state(self) -> str:
+        """The state as last seen."""
+        return self.circuit().state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        """Nothing: transitions are made by `change`."""
+
+    @property
+    def counter(self) -> int:
+        """Consecutive failures as last seen."""
+        return self.circuit().failures
+
+    @property
+    def success_counter(self) -> int:
+        """Always 0: one answered probe closes the circuit."""
+        return 0
+
+    @property
+    def opened_at(self) -> datetime | None:
+        """When the circuit opened, as last seen."""
+        return self.circuit().opened_at
+
+    @opened_at.setter
+    def opened_at(self, moment: datetime) -> None:
+        """Nothing: transitions are made by `change`."""
+
+
+class SharedBreaker(pybreaker.CircuitBreaker):
+    """A circuit breaker that the whole fleet shares.
+
+    Only what `classify` calls transient counts. While closed, a success costs no write and a
+    failure is written at once. A probe is leased to one process; a killed prober's lease expires.
+
+    Args:
+        store: the shared memory.
+        reset_timeout: seconds until the first probe; jittered by a tenth upwards.
+        lease: seconds after which a prober is given up; must exceed the longest call.
+        cached_for: seconds for which an admission may rest on what was last seen.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: CircuitStore,
+        *,
+        fail_max: int = 5,
+        reset_timeout: float = 60.0,
+        lease: float = 30.0,
+        cached_for: float = 0.25,
+        listeners: Iterable[pybreaker.CircuitBreakerListener] = (),
+        clock: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        uniform: Uniform = random.uniform,
+        owner: str | None = None,
+    ) -> None:
+        self.storage = SharedStorage(name, store, cached_for=cached_for, monotonic=monotonic)
+        self._clock, self._uniform, self._lease = clock, uniform, timedelta(seconds=lease)
+        self._owner = owner or f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._last_success: datetime | None = None
+        super().__init__(
+            fail_max,
+            reset_timeout,
+            listeners=list(listeners),
+            state_storage=self.storage,
+            name=name,
+        )
+
+    def call(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """The function's answer, if the circuit lets it through.
+
+        Raises:
+            CircuitOpenError: it was not called.
+            BaseException: what the function raised.
+        """
+        admission = self._admit()
+        for listener in self.listeners:
+            listener.before_call(self, func, *args, **kwargs)
+        try:
+            answer = func(*args, **kwargs)
+        except BaseException as error:
+            self._settle_failure(admission, error)
+            raise
+        self._settle_success(admission)
+        return answer
+
+    def _admit(self) -> _Admission:
+        now = self._clock()
+        circuit = self.storage.circuit()
+        if circuit.state == STATE_CLOSED:
+            self._notice()
+            return _Admission(circuit.epoch, probe=False)
+        if circuit.probe_due(now):
+            taken = self._change(
+                partial(transitions.probe_taken, owner=self._owner, now=now, lease=self._lease)
+            )
+            if taken.happened:
+                return _Admission(taken.after.epoch, probe=True)
+            circuit = taken.after
+            if circuit.state == STATE_CLOSED:  # somebody else's probe was just answered
+                return _Admission(circuit.epoch, probe=False)
+        self._notice()
+        raise CircuitOpenError(self.storage.name, circuit)
+
+    def _settle_success(self, admission: _Admission) -> None:
+        self._last_success = self._clock()
+        if admission.probe:
+            self._change(partial(transitions.probe_succeeded, epoch=admission.epoch))
+        for listener in self.listeners:
+            listener.success(self)
+
+    def _settle_failure(self, admission: _Admission, error: BaseException) -> None:
+        now, reason = self._clock(), _one_line(error)
+        counts = classify(error) is Outcome.TRANSIENT
+        if counts:
+            wait = timedelta(seconds=self.reset_timeout * self._uniform(1.0, 1.0 + _JITTER))
+            rule = (
+                partial(transitions.probe_failed, wait=wait)
+                if admission.probe
+                else partial(
+                    transitions.failed,
+                    fail_max=self.fail_max,
+                    wait=wait,
+                    last_success=self._last_success,
+                )
+            )
+            self._change(partial(rule, epoch=admission.epoch, now=now, reason=reason))
+            for listener in self.listeners:
+                listener.failure(self, error)
+        elif admission.probe:
+            self._change(
+                partial(transitions.probe_returned, epoch=admission.epoch, now=now, reason=reason)
+            )
+
+    def _change(self, change: Change, actor: str | None = None) -> Changed:
+        changed = self.storage.change(change, actor=actor or self._owner, now=self._clock())
+        self._notice()
+        return changed
+
+    def _notice(self) -> None:
+        """Tells listeners of a transition, whoever made it."""
+        if self.storage.state != self._state.name:
+            with self._lock:
+                state = self.storage.state
+                if state != self._state.name:
+                    self.state = state
+
+    def force(
+        self, state: str, *, reason: str, actor: str, until: datetime | None = None
+    ) -> Circuit:
+        """Opens or closes it by hand; nothing changes that before `until`."""
+        now = self._clock()
+        rule = partial(transitions.forced, state=state, now=now, until=until, reason=reason)
+        return self._change(rule, actor).after
+
+    def reset(self, *, reason: str, actor: str) -> Circuit:
+        """Closes it and gives it back to the rules."""
+        return self._change(partial(transitions.released, reason=reason), actor).after
+
+    def open(self) -> bool:
+        """pybreaker's way to open it by hand."""
+        self.force(STATE_OPEN, reason="open() was called", actor=self._owner)
+        return True
+
+    def close(self) -> None:
+        """pybreaker's way to close it by hand; the rules go on."""
+        self.reset(reason="close() was called", actor=self._owner)
+
+    def half_open(self) -> None:
+        """Lets the next call through as a probe."""
+        now = self._clock()
+        self._change(lambda circuit: transitions.probe_allowed(circuit, now=now))
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+__all__ = ["STATE_CLOSED", "STATE_HALF_OPEN", "STATE_OPEN", "CircuitOpenError", "SharedBreaker"]
