@@ -117,9 +117,7 @@ def test_features_are_one_row_per_event_without_weather_too(
 ) -> None:
     found = types(hour, settings.features_sql)
     assert tuple(found)[:4] == ALSO_KNOWN
-    assert set(found.values()) <= {
-        *("VARCHAR", "TIMESTAMP", "BOOLEAN", "DOUBLE", "INTEGER", "BIGINT")
-    }
+    assert set(found.values()) <= {"VARCHAR", "TIMESTAMP", "BOOLEAN", "DOUBLE", "INTEGER", "BIGINT"}
     features = rows(hour, settings.features_sql)
     assert features.keys() == {
         row[0] for row in hour.execute("SELECT parcel_id FROM events").fetchall()
@@ -151,14 +149,14 @@ def test_features_look_back_over_the_window(
     )
     at = "partition_start >= TIMESTAMP '2026-06-03 11:00'"
     yesterday = "partition_start < TIMESTAMP '2026-06-02 17:00'"
-    ((three_hours, usual, share, this_hour),) = hour.execute(
+    ((three_hours, next_three, share, this_hour),) = hour.execute(
         f"SELECT sum(parcels) FILTER ({at}), sum(parcels) FILTER ({yesterday}), "
         "sum(delivered_late) / sum(delivered), "
         "sum(parcels) FILTER (partition_start = TIMESTAMP '2026-06-02 14:00') "
         "FROM aggregates WHERE region = 'eu'"
     ).fetchall()
     assert feature["parcels_3h"] == three_hours
-    assert feature["volume_against_yesterday"] == three_hours / usual
+    assert feature["rush_ahead"] == next_three / three_hours
     assert feature["late_share_24h"] == share
     assert feature["parcels_this_hour_yesterday"] == this_hour
 

@@ -164,8 +164,8 @@ def test_a_second_listing_after_five_days_finds_rows_too_late_and_partitions_to_
         [early],
     ).fetchall()
     counts = stream.execute(
-        "SELECT count(*) FILTER (ends < $watermark), "
-        "count(*) FILTER (ends >= $watermark AND picked_up_at < TIMESTAMP '2026-06-06') "
+        "SELECT count(*) FILTER (ends <= $watermark), "
+        "count(*) FILTER (ends > $watermark AND picked_up_at < TIMESTAMP '2026-06-06') "
         "FROM (SELECT *, date_trunc('hour', picked_up_at) + INTERVAL 1 HOUR AS ends FROM landed) "
         "WHERE NOT list_contains($early, parse_filename(file)) AND year(picked_up_at) = 2026 "
         "AND parcel_id IS NOT NULL AND region IS NOT NULL",

@@ -89,7 +89,10 @@ def test_a_hanging_answer_outlasts_the_client_and_ends_with_the_upstream() -> No
             requests.get(upstream.url + QUERY, timeout=0.2)
         assert requests.get(upstream.url + QUERY, timeout=TIMEOUT).ok
         assert upstream.requests == 2
-    assert not [thread for thread in threading.enumerate() if "serve_forever" in thread.name]
+    for thread in threading.enumerate():
+        if "process_request" in thread.name or "serve_forever" in thread.name:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive(), thread.name
 
 
 def test_requests_at_once_share_the_script() -> None:

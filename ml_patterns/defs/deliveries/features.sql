@@ -21,7 +21,7 @@ last_day AS (
     GROUP BY region
 ),
 
--- The hub an hour ago, and what the three hours before this one brought.
+-- The three hours before this one.
 last_hours AS (
     SELECT
         region,
@@ -33,15 +33,14 @@ last_hours AS (
     GROUP BY region
 ),
 
--- The same three hours of yesterday that lie before and after this one are what is usual now:
--- the oldest hours of the window.
+-- What yesterday brought from this hour on: the usual at this time of day, and the rush to come.
 yesterday AS (
     SELECT
         region,
         CAST(
             sum(parcels) FILTER (WHERE partition_start < hour_start - INTERVAL 23 HOURS) AS BIGINT
         ) AS this_hour,
-        sum(parcels) AS three_hours
+        sum(parcels) AS next_three_hours
     FROM aggregates, this_hour
     WHERE partition_start < hour_start - INTERVAL 21 HOURS
     GROUP BY region
@@ -71,7 +70,7 @@ SELECT
 
     -- its region
     last_hours.parcels AS parcels_3h,
-    last_hours.parcels / nullif(yesterday.three_hours, 0) AS volume_against_yesterday,
+    yesterday.next_three_hours / nullif(last_hours.parcels, 0) AS rush_ahead,
     yesterday.this_hour AS parcels_this_hour_yesterday,
     last_day.parcels AS parcels_24h,
     last_day.late_share AS late_share_24h,
