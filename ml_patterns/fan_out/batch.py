@@ -185,7 +185,7 @@ def closed_until(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
 ) -> datetime | None:
     """Start of the partition that holds the watermark (UTC): all before it is complete."""
-    time = watermark(connection, settings.name, settings.events)
+    time = watermark(connection, settings)
     if time is None:
         return None
     return Grain(settings.events.grain).floor(time).replace(tzinfo=time.tzinfo)

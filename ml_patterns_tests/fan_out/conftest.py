@@ -1,14 +1,27 @@
 """Made-up regions: a rule that can be learned, noise, a category, gaps.
 
-Belongs here: frames as `read_features` returns them. Does not: promises.
+Belongs here: frames as `read_features` returns them, and stores to put them in. Does not: promises.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from ml_patterns.branching.policy import Policy
+from ml_patterns.fan_out.batch import read_batch
+from ml_patterns.fan_out.fleet import Fleet, RegionResult
+from ml_patterns.fan_out.pool import Work, train_job
+from ml_patterns.fan_out.settings import TrainingSettings
+from ml_patterns.incremental.settings import EventsSettings
+from ml_patterns.registry.registry import Registry
+from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.features import FeatureColumn
+from ml_patterns.storage.operational import engine_for
+from ml_patterns.storage.warehouse import Warehouse
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 COLUMNS = (
@@ -44,3 +57,83 @@ def made_up(region: str, rows: int = 600, *, noise: float = 0.05, seed: int = 0)
 def end_of(frame: pd.DataFrame) -> datetime:
     """An instant after the last row."""
     return frame["event_time"].max().to_pydatetime().replace(tzinfo=UTC) + timedelta(seconds=1)
+
+
+def settings_for(**training: object) -> PipelineSettings:
+    """A pipeline whose gate lets good models through; small regions go to the pooled model."""
+    return PipelineSettings(
+        name="parcels",
+        events=EventsSettings(
+            path="none/*.parquet",
+            id="id",
+            time="time",
+            version="version",
+            region="region",
+            start=START.date(),
+            label_delay=timedelta(hours=1),
+        ),
+        training=TrainingSettings(
+            **{"max_rounds": 20, "min_rows": 200, "min_positives": 20, "workers": 2, **training}
+        ),
+        gate=Policy(deploy_at=0.88, review_at=0.75),
+    )
+
+
+def write_features(path: Path, *frames: pd.DataFrame) -> Warehouse:
+    """A warehouse that holds these rows as `parcels.event_features`."""
+    warehouse = Warehouse(path)
+    rows = pd.concat(frames, ignore_index=True)
+    with warehouse.connect() as connection:
+        connection.register("rows_to_write", rows)
+        connection.execute("CREATE SCHEMA IF NOT EXISTS parcels")
+        connection.execute(
+            "CREATE OR REPLACE TABLE parcels.event_features AS SELECT * FROM rows_to_write"
+        )
+    return warehouse
+
+
+@dataclass(frozen=True)
+class House:
+    """Real stores in a folder."""
+
+    folder: Path
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """The warehouse."""
+        return Warehouse(self.folder / "warehouse.duckdb")
+
+    @property
+    def artifacts(self) -> str:
+        """Root of the artifact store."""
+        return str(self.folder / "artifacts")
+
+    @property
+    def state_url(self) -> str:
+        """URL of the operational database."""
+        return f"sqlite:///{self.folder / 'state.sqlite'}"
+
+    @property
+    def registry(self) -> Registry:
+        """The registry."""
+        return Registry(engine_for(self.state_url))
+
+    def holds(self, *frames: pd.DataFrame) -> None:
+        """Replaces the features."""
+        write_features(self.warehouse.path, *frames)
+
+    def train(
+        self, *regions: str, settings: PipelineSettings, force: bool = False, work: Work = train_job
+    ) -> dict[str, RegionResult]:
+        """Trains a batch, without Dagster."""
+        with self.warehouse.connect(read_only=True) as connection:
+            batch = read_batch(connection, settings, regions)
+        results = Fleet(self.registry, self.artifacts).train(batch, force=force, work=work)
+        assert [result.region for result in results] == list(regions)
+        return {result.region: result for result in results}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """Empty stores."""
+    return House(tmp_path)

@@ -1,0 +1,173 @@
+"""Pattern 2 in the asset graph: one model per region, one leaderboard.
+
+Belongs here: reading what a run asks for, calling, reporting each region's own materialization and
+check evaluation. Does not: training and judging (`fleet.py`), promoting (`branching/assets.py`).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
+from ml_patterns.dagster_internals import latest_target
+from ml_patterns.errors import UserError
+from ml_patterns.fan_out.batch import nothing_to_train, read_batch
+from ml_patterns.fan_out.fleet import Fleet, RegionResult
+from ml_patterns.fan_out.pool import Work, train_job
+from ml_patterns.partitions import region_partitions
+from ml_patterns.registry.registry import Registry, Verdict
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.resources import (
+    ArtifactsResource,
+    OperationalResource,
+    WarehouseResource,
+)
+
+GROUP = "fan_out"
+
+Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]
+
+
+class TrainingConfig(dg.Config):
+    """What the launchpad may ask for."""
+
+    force: bool = False
+    """Train regions whose data, settings and code have not changed, too."""
+
+
+def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """`regional_model` and `leaderboard` of a pipeline."""
+    return [regional_model(settings)]
+
+
+def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.AssetsDefinition:
+    """The fan-out: all regions of a run in one pool of workers.
+
+    Args:
+        work: what a worker does with a region.
+    """
+    key = dg.AssetKey([settings.name, "regional_model"])
+    spec = quality_gate_spec(settings)
+
+    @dg.asset(
+        key=key,
+        description=(
+            "One LightGBM model per region, trained side by side; the quality gate judges each. "
+            "A region that fails costs no other region its model, and what has not changed is not "
+            "trained again: run the same range once more to retry the failed ones."
+        ),
+        group_name=GROUP,
+        kinds={"lightgbm", "python"},
+        owners=list(settings.owners),
+        partitions_def=region_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[
+            dg.AssetDep(
+                dg.AssetKey([settings.name, "event_features"]),
+                partition_mapping=dg.AllPartitionMapping(),
+            )
+        ],
+        check_specs=[spec],
+        output_required=False,
+    )
+    def _regional_model(
+        context: dg.AssetExecutionContext,
+        config: TrainingConfig,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
+        artifacts: ArtifactsResource,
+    ) -> Iterator[Event]:
+        registry = Registry(operational.engine())
+        regions = list(context.partition_keys)
+        try:
+            if not warehouse.warehouse().path.exists():
+                raise nothing_to_train(settings, regions)
+            with warehouse.reading() as connection:
+                batch = read_batch(connection, settings, regions)
+        except UserError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        fleet = Fleet(registry, artifacts.root)
+        results = fleet.train(batch, force=config.force, work=work)
+        for result in results:
+            context.log.info(f"{result.region}: {result.status}; {result.reason}")
+            yield from _report(context, settings, key, result)
+        yield dg.Output(None, output_name=spec.get_python_identifier())
+        _raise_if_failed(results)
+
+    return _regional_model
+
+
+def _report(
+    context: dg.AssetExecutionContext,
+    settings: PipelineSettings,
+    key: dg.AssetKey,
+    result: RegionResult,
+) -> Iterator[Event]:
+    """A region's own materialization and check evaluation; without a model, an observation."""
+    region, metadata = result.region, _metadata(result)
+    if result.version is None or result.status == "failed":
+        yield dg.AssetObservation(key, partition=region, metadata=metadata)
+        return
+    yield dg.AssetMaterialization(key, partition=region, metadata=metadata)
+    if result.judgement:
+        target = latest_target(context.instance, key, region)
+        yield gate_evaluation(settings, region, result.judgement, target)
+
+
+def _metadata(result: RegionResult) -> dict[str, Any]:
+    """What is worth reading and plotting about a region."""
+    metadata: dict[str, Any] = {
+        "status": result.status,
+        "reason": result.reason,
+        "rows": result.rows,
+        "unchanged": result.status == "unchanged",
+    }
+    if result.version:
+        metadata["version"] = result.version.number
+        metadata["kind"] = result.version.kind
+        metadata["artifact"] = result.version.artifact
+    if result.decision:
+        metadata["verdict"] = str(result.decision.verdict)
+        metadata["verdict_reason"] = result.decision.reason
+        metadata["test_rows"] = result.decision.evidence["rows"]
+        measured = result.decision.evidence["metrics"]
+        metadata |= {f"test_{name}": value for name, value in measured.items() if value is not None}
+    if result.card:
+        metadata["base_rate"] = result.card.base_rate
+        metadata["rounds"] = result.card.rounds
+        metadata["candidate"] = dict(result.card.candidate)
+        metadata["importances"] = dict(
+            sorted(result.card.importances.items(), key=lambda item: -item[1])[:10]
+        )
+        metadata |= {f"validation_{name}": value for name, value in result.card.metrics.items()}
+    if result.work:
+        metadata["seconds"] = round(result.work.seconds, 3)
+        metadata["worker_peak_mb"] = round(result.work.peak_mb)
+    return metadata
+
+
+def _raise_if_failed(results: list[RegionResult]) -> None:
+    """Fails the run when all is recorded, so that nothing is lost and nothing hides."""
+    failed = [result for result in results if result.status == "failed"]
+    if failed:
+        listed = "; ".join(f"{result.region}: {result.reason}" for result in failed)
+        raise dg.Failure(
+            f"{len(failed)} of {len(results)} regions failed, the others are done; run the same "
+            f"range again to train only these. {listed}",
+            allow_retries=False,
+        )
+    if len(results) == 1:
+        _raise_if_alone(results[0])
+
+
+def _raise_if_alone(result: RegionResult) -> None:
+    """Who asks for one region by name gets an exit code: 1 for no model or a rejected one."""
+    if result.status == "none":
+        raise dg.Failure(f"region {result.region} has {result.reason}", allow_retries=False)
+    if result.decision and result.decision.verdict is Verdict.REJECT:
+        raise dg.Failure(
+            f"region {result.region} version {result.decision.version} was rejected: "
+            f"{result.decision.reason}",
+            allow_retries=False,
+        )

@@ -1,0 +1,172 @@
+"""What a run of many regions leaves in Dagster: each region's own state, and one honest end."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from ml_patterns.branching.policy import Policy
+from ml_patterns.fan_out.assets import regional_model
+from ml_patterns.fan_out.pool import Work, train_job
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.resources import (
+    ArtifactsResource,
+    OperationalResource,
+    WarehouseResource,
+)
+from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
+from ml_patterns_tests.fan_out.test_fleet import kills_asia
+
+# Dagster's own stage of maturity: backfill policies are beta, checks with partitions preview.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+    pytest.mark.filterwarnings("ignore::dagster.PreviewWarning"),
+]
+
+SETTINGS = settings_for()
+KEY = dg.AssetKey(["parcels", "regional_model"])
+CHECK = dg.AssetCheckKey(KEY, "quality_gate")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster that knows four regions."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("parcels_region", ["asia", "eu", "tiny", "us"])
+        yield instance
+
+
+def run(
+    instance: dg.DagsterInstance,
+    house: House,
+    first: str,
+    last: str | None = None,
+    *,
+    settings: PipelineSettings = SETTINGS,
+    work: Work = train_job,
+) -> dg.ExecuteInProcessResult:
+    """One run, of one region or of a range."""
+    asset = regional_model(settings, work)
+    tags = {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last or first,
+    }
+    return dg.materialize(
+        [asset, dg.AssetSpec(dg.AssetKey(["parcels", "event_features"]))],
+        selection=[asset],
+        instance=instance,
+        raise_on_error=False,
+        tags=tags if last else None,
+        partition_key=None if last else first,
+        resources={
+            "warehouse": WarehouseResource(database=str(house.warehouse.path)),
+            "operational": OperationalResource(url=house.state_url),
+            "artifacts": ArtifactsResource(root=house.artifacts),
+        },
+    )
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    """The sentence a failed step ends with."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    data = event.step_failure_data
+    return data.user_failure_data.description or "" if data.user_failure_data else str(data.error)
+
+
+def check_statuses(instance: dg.DagsterInstance, region: str) -> tuple[bool, str] | None:
+    """Whether the region's current gate check passed, and its verdict."""
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        CHECK, limit=100, partition_filter=None
+    )
+    for record in history:
+        evaluation = record.event.dagster_event.event_specific_data
+        if isinstance(evaluation, dg.AssetCheckEvaluation) and evaluation.partition == region:
+            target = evaluation.target_materialization_data
+            (newest,) = instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=KEY, asset_partitions=[region]), limit=1
+            ).records
+            assert target.storage_id == newest.storage_id, "the check is about the newest model"
+            return evaluation.passed, evaluation.metadata["verdict"].value
+    return None
+
+
+def test_a_killed_region_costs_no_other_its_materialization(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """The range fails in the end, names the region, and run again trains only that one."""
+    house.holds(made_up("asia"), made_up("eu"), made_up("us"), made_up("tiny", 3))
+
+    first = run(instance, house, "asia", "us", work=kills_asia)
+
+    assert not first.success
+    assert "1 of 4 regions failed" in failure_of(first)
+    assert "asia: its worker was killed by signal 9 twice" in failure_of(first)
+    assert instance.get_materialized_partitions(KEY) == {"eu", "us", "tiny"}
+    assert check_statuses(instance, "eu") == (True, "deploy")
+    assert check_statuses(instance, "tiny") == (False, "review")
+    assert check_statuses(instance, "asia") is None
+    (observation,) = instance.fetch_observations(KEY, limit=5).records
+    assert observation.partition_key == "asia"
+    assert "killed" in observation.asset_observation.metadata["reason"].value
+
+    again = run(instance, house, "asia", "us")
+
+    assert again.success
+    assert instance.get_materialized_partitions(KEY) == {"asia", "eu", "us", "tiny"}
+    statuses = {
+        event.partition: event.step_materialization_data.materialization.metadata["status"].value
+        for event in again.all_events
+        if event.is_step_materialization
+    }
+    assert statuses == {
+        "asia": "trained",
+        "eu": "unchanged",
+        "us": "unchanged",
+        "tiny": "unchanged",
+    }
+    assert check_statuses(instance, "eu") == (True, "deploy")
+
+
+def test_a_single_rejected_region_fails_its_run_once_all_is_recorded(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """`dagster asset materialize --partition eu` is a gate in CI; a batch is not."""
+    house.holds(made_up("eu"), made_up("tiny", 3), made_up("us"))
+    strict = SETTINGS.model_copy(update={"gate": Policy(deploy_at=1, review_at=0.999)})
+
+    alone = run(instance, house, "eu", settings=strict)
+
+    assert not alone.success
+    assert "region eu version 1 was rejected: reject: accuracy" in failure_of(alone)
+    assert instance.get_materialized_partitions(KEY) == {"eu"}
+    assert check_statuses(instance, "eu") == (False, "reject")
+    assert run(instance, house, "eu", "us", settings=strict).success
+
+
+def test_a_region_without_features_is_a_sentence(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """Nothing to train is a user's mistake: named, with the remedy."""
+    house.holds(made_up("eu"))
+    result = run(instance, house, "us")
+    assert not result.success
+    assert "region us of pipeline parcels has no labelled features yet" in failure_of(result)
+
+
+def test_a_warehouse_that_does_not_exist_yet_is_a_sentence(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """A fresh machine that trains first."""
+    assert "no labelled features yet" in failure_of(run(instance, house, "us"))
+
+
+def test_a_region_gone_silent_is_observed_not_failed(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """In a batch a region without rows stays without a model, and says so."""
+    house.holds(made_up("eu"))
+    assert run(instance, house, "asia", "eu").success
+    assert instance.get_materialized_partitions(KEY) == {"eu"}
+    (observation,) = instance.fetch_observations(KEY, limit=5).records
+    assert observation.partition_key == "asia"
+    assert observation.asset_observation.metadata["status"].value == "none"

@@ -1,0 +1,155 @@
+"""From rows to verdicts: every region ends somewhere, and what has not changed is not repeated."""
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+
+from ml_patterns.branching.policy import Policy
+from ml_patterns.errors import NothingToTrainError
+from ml_patterns.fan_out.pool import Job, Trained, train_job
+from ml_patterns.registry.records import Verdict
+from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
+
+SETTINGS = settings_for()
+
+
+def must_not_train(job: Job) -> tuple[Trained, ...]:
+    """For runs in which nothing changed."""
+    raise AssertionError(f"{job.regions} were trained again")
+
+
+def kills_asia(job: Job) -> tuple[Trained, ...]:
+    """Trains every region but one."""
+    if "asia" in job.regions:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_job(job)
+
+
+def constant(region: str) -> pd.DataFrame:
+    """Rows of one class."""
+    frame = made_up(region)
+    return frame.assign(label=pd.array([False] * len(frame), dtype="boolean"))
+
+
+def test_every_region_ends_somewhere_with_a_reason(house: House) -> None:
+    """Own models, the pooled model for a constant label and three rows, a death, nothing at all."""
+    house.holds(made_up("eu"), made_up("us"), made_up("asia"), constant("flat"), made_up("tiny", 3))
+
+    found = house.train(
+        "eu", "flat", "asia", "tiny", "us", "nowhere", settings=SETTINGS, work=kills_asia
+    )
+
+    assert {region: result.status for region, result in found.items()} == {
+        "eu": "trained",
+        "us": "trained",
+        "flat": "trained",
+        "tiny": "trained",
+        "asia": "failed",
+        "nowhere": "none",
+    }
+    assert found["eu"].card.kind == found["us"].card.kind == "own"
+    assert found["flat"].card.kind == found["tiny"].card.kind == "pooled"
+    assert "all of one class" in found["flat"].reason
+    assert "3 labelled rows are fewer than training.min_rows 200" in found["tiny"].reason
+    assert "killed by signal 9" in found["asia"].reason
+    assert "no labelled rows" in found["nowhere"].reason
+    assert found["eu"].decision.verdict is Verdict.DEPLOY
+    assert found["tiny"].decision.verdict is not Verdict.DEPLOY, "too few rows to judge"
+    with house.warehouse.connect() as connection:
+        assert connection.execute("SELECT 1").fetchone(), "nobody holds the warehouse"
+
+
+def test_the_same_range_again_trains_only_what_failed(house: House) -> None:
+    """Unchanged regions keep their version and their verdict; the failed one is trained."""
+    house.holds(made_up("eu"), made_up("asia"), made_up("tiny", 3))
+    regions = ("eu", "asia", "tiny")
+    first = house.train(*regions, settings=SETTINGS, work=kills_asia)
+    decisions = len(house.registry.decisions("parcels"))
+
+    again = house.train(*regions, settings=SETTINGS)
+
+    assert [again[region].status for region in regions] == ["unchanged", "trained", "unchanged"]
+    for region in ("eu", "tiny"):
+        assert again[region].version.number == first[region].version.number
+        assert again[region].decision == first[region].decision
+    assert len(house.registry.decisions("parcels")) == decisions + 1
+    house.train(*regions, settings=SETTINGS, work=must_not_train)
+
+
+def test_a_batch_of_other_company_is_still_unchanged(house: House) -> None:
+    """Pandas gives an integer column another type when a region of the batch misses a value."""
+    gaps = made_up("gaps")
+    gaps["parcels"] = gaps["parcels"].astype("Int64").where(gaps.index % 5 != 0)
+    house.holds(made_up("eu").astype({"parcels": "Int64"}), gaps)
+    house.train("eu", "gaps", settings=SETTINGS)
+
+    alone = house.train("eu", settings=SETTINGS, work=must_not_train)
+
+    assert alone["eu"].status == "unchanged"
+    assert len(house.registry.versions("parcels", "eu")) == 1
+
+
+def test_changed_rows_train_a_new_version_and_force_trains_anyway(house: House) -> None:
+    """Forced on the same rows, the artifact and so the version is the same."""
+    house.holds(made_up("eu"))
+    first = house.train("eu", settings=SETTINGS)["eu"]
+    forced = house.train("eu", settings=SETTINGS, force=True)["eu"]
+    house.holds(made_up("eu", 700))
+    changed = house.train("eu", settings=SETTINGS)["eu"]
+
+    assert (forced.status, forced.version.number) == ("trained", first.version.number)
+    assert (changed.status, changed.version.number) == ("trained", first.version.number + 1)
+
+
+def test_a_new_policy_judges_again_without_training(house: House) -> None:
+    """The model is the same; the verdict need not be."""
+    house.holds(made_up("eu"))
+    assert house.train("eu", settings=SETTINGS)["eu"].decision.verdict is Verdict.DEPLOY
+    strict = SETTINGS.model_copy(update={"gate": Policy(deploy_at=0.999, review_at=0.998)})
+
+    judged = house.train("eu", settings=strict, work=must_not_train)["eu"]
+
+    assert (judged.status, judged.decision.verdict) == ("unchanged", Verdict.REJECT)
+    assert judged.decision.evidence["probe"]["reproduces"] is True
+
+
+def test_a_champion_is_not_judged_again_for_having_become_one(house: House) -> None:
+    """A promotion changes the generation that the decision was bound to, not the evidence."""
+    house.holds(made_up("eu"))
+    first = house.train("eu", settings=SETTINGS)["eu"]
+    house.registry.promote(
+        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
+    )
+
+    again = house.train("eu", settings=SETTINGS, work=must_not_train)["eu"]
+
+    assert again.decision == first.decision
+
+
+def test_a_region_that_fell_silent_keeps_its_champion(house: House) -> None:
+    """No rows of its own any more: what is deployed stays deployed."""
+    house.holds(made_up("eu"), made_up("us"))
+    first = house.train("eu", settings=SETTINGS)["eu"]
+    house.registry.promote(
+        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
+    )
+    house.holds(made_up("us"))
+
+    found = house.train("eu", "us", settings=SETTINGS)["eu"]
+
+    assert (found.status, found.version.number) == ("incumbent", 1)
+    assert house.registry.champion("parcels", "eu").version == 1
+
+
+def test_regions_without_any_features_are_named_with_the_remedy(house: House) -> None:
+    """Before the first features, and for a name that is misspelt."""
+    with house.warehouse.connect():
+        pass
+    expected = "region uranus of pipeline parcels has no labelled features yet; materialize parcels"
+    with pytest.raises(NothingToTrainError, match=expected):
+        house.train("uranus", settings=SETTINGS)
+    house.holds(made_up("eu"))
+    with pytest.raises(NothingToTrainError, match=expected):
+        house.train("uranus", settings=SETTINGS)
