@@ -35,6 +35,13 @@ class Policy(Settings):
         ge=0,
         description="How much worse than the champion, beyond chance, a model may be.",
     )
+    leak_auc: float = Field(
+        default=0.99,
+        gt=0.5,
+        le=1.01,
+        description="A feature that alone separates the classes this well may know the label: "
+        "human review. Above 1: never.",
+    )
     first_model: Literal["judge", "review"] = Field(
         default="judge", description="A region's first model: as any other, or always to a human."
     )

@@ -1,7 +1,7 @@
 """The registry: versions, decisions, reviews and champions of every region.
 
-Belongs here: the transitions, each one transaction that holds its region's lock, and the reads.
-Does not: judging a model (`branching/`), sending notifications (`branching/notify.py`).
+Belongs here: the transitions, each one transaction that holds its region's lock. Does not: reads
+(`reads.py`), judging a model (`branching/`), sending notifications (`branching/notify.py`).
 
 Only `promote` and `rollback` move a champion. Every transition writes the version's state, an audit
 row and what the team is to be told in the same transaction, so a process that is killed anywhere
@@ -14,13 +14,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ml_patterns.base import Clock, utc_now
 from ml_patterns.branching.policy import Policy
 from ml_patterns.errors import ConflictError, StaleDecisionError, UserError
 from ml_patterns.registry import reviews as review_steps
 from ml_patterns.registry import tables
 from ml_patterns.registry.champions import install
 from ml_patterns.registry.journal import GATE, RegionLock, named
+from ml_patterns.registry.reads import RegistryReads
 from ml_patterns.registry.records import (
     AuditRow,
     Champion,
@@ -31,7 +31,6 @@ from ml_patterns.registry.records import (
     Verdict,
 )
 from ml_patterns.registry.rollback import roll_back
-from ml_patterns.storage.operational import reading
 
 __all__ = [
     "AuditRow",
@@ -51,12 +50,8 @@ _AFTER_VERDICT = {
 }
 
 
-class Registry:
+class Registry(RegistryReads):
     """Versions, decisions, reviews and champions in the operational database."""
-
-    def __init__(self, engine: sa.Engine, clock: Clock = utc_now) -> None:
-        self.engine = engine
-        self._clock = clock
 
     # Versions
 
@@ -94,33 +89,6 @@ class Registry:
                 reason=f"{kind} model {artifact[:12]}",
             )
             return version
-
-    def version(self, pipeline: str, region: str, number: int) -> ModelVersion:
-        """A version by its number.
-
-        Raises:
-            UserError: there is none.
-        """
-        found = self._newest_version(pipeline, region, tables.versions.c.number == number)
-        if found is None:
-            raise UserError(f"region {region} of {pipeline} has no model version {number}")
-        return found
-
-    def find_trained(self, pipeline: str, region: str, training_key: str) -> ModelVersion | None:
-        """The newest version that was trained from exactly this, if any."""
-        return self._newest_version(
-            pipeline, region, tables.versions.c.training_key == training_key
-        )
-
-    def latest(self, pipeline: str, region: str) -> ModelVersion | None:
-        """The newest version of a region."""
-        return self._newest_version(pipeline, region, sa.true())
-
-    def versions(self, pipeline: str, region: str | None = None) -> list[ModelVersion]:
-        """All versions, by region and number."""
-        table = tables.versions
-        query = _of(table, pipeline, region).order_by(table.c.region, table.c.number)
-        return [ModelVersion(**row) for row in self._rows(query)]
 
     # Decisions
 
@@ -215,47 +183,7 @@ class Registry:
             values["verdict"] = verdict
             return DecisionRecord(id=decision_id, **values)
 
-    def latest_decision(
-        self, pipeline: str, region: str, number: int | None = None
-    ) -> DecisionRecord | None:
-        """The newest decision on a version; without a number, on the region's newest version."""
-        if number is None:
-            newest = self.latest(pipeline, region)
-            if newest is None:
-                return None
-            number = newest.number
-        table = tables.decisions
-        query = (
-            _of(table, pipeline, region)
-            .where(table.c.version == number)
-            .order_by(table.c.id.desc())
-            .limit(1)
-        )
-        return next((_decision(row) for row in self._rows(query)), None)
-
-    def decisions(
-        self, pipeline: str | None = None, region: str | None = None
-    ) -> list[DecisionRecord]:
-        """All decisions, oldest first."""
-        table = tables.decisions
-        return [
-            _decision(row) for row in self._rows(_of(table, pipeline, region).order_by(table.c.id))
-        ]
-
     # Champions
-
-    def champion(self, pipeline: str, region: str) -> Champion | None:
-        """What a region serves, if anything."""
-        return next(iter(self._champions(pipeline, region)), None)
-
-    def champions(self, pipeline: str | None = None) -> list[Champion]:
-        """What the regions serve; those without a champion are left out."""
-        return self._champions(pipeline, None)
-
-    def generation(self, pipeline: str, region: str) -> int:
-        """How often a region's champion changed; 0: it never had one."""
-        champion = self.champion(pipeline, region)
-        return 0 if champion is None else champion.generation
 
     def promote(
         self,
@@ -313,7 +241,7 @@ class Registry:
         actor, reason = named(actor, reason)
         restored = []
         with self.engine.begin() as connection:
-            now = self._clock()
+            now = self.clock()
             # Always in the same order, so that two of these never wait for each other.
             for champion in self.champions(pipeline):
                 lock = RegionLock.take(connection, pipeline, champion.region, now)
@@ -325,36 +253,7 @@ class Registry:
             raise UserError(f"no region of {pipeline} has an earlier champion to return to")
         return restored
 
-    def generations(self, pipeline: str, region: str | None = None) -> list[Generation]:
-        """Every change of a champion, oldest first."""
-        table = tables.generations
-        query = _of(table, pipeline, region).order_by(table.c.region, table.c.generation)
-        return [Generation(**row) for row in self._rows(query)]
-
     # Reviews
-
-    def reviews(self, pipeline: str | None = None, state: str | None = "pending") -> list[Review]:
-        """Reviews in a state (None: in any), oldest first."""
-        table = tables.reviews
-        query = _of(table, pipeline, None).order_by(table.c.id)
-        if state is not None:
-            query = query.where(table.c.state == state)
-        return [Review(**row) for row in self._rows(query)]
-
-    def review(self, review_id: int) -> Review:
-        """A review by its number.
-
-        Raises:
-            UserError: there is none.
-        """
-        with reading(self.engine) as connection:
-            return review_steps.load(connection, review_id)
-
-    def review_of(self, decision: DecisionRecord) -> Review | None:
-        """The review that a decision opened, if it did."""
-        table = tables.reviews
-        query = sa.select(table).where(table.c.decision_id == decision.id)
-        return next((Review(**row) for row in self._rows(query)), None)
 
     def decide_review(
         self,
@@ -405,11 +304,11 @@ class Registry:
             raise StaleDecisionError(refusal)
         return self.review(review_id)
 
-    def expire_reviews(self) -> list[Review]:
+    def expire_reviews(self, pipeline: str | None = None) -> list[Review]:
         """Rejects the reviews whose time is over; returns them."""
-        now = self._clock()
+        now = self.clock()
         expired = []
-        for review in self.reviews():
+        for review in self.reviews(pipeline):
             if now < review.expires_at:
                 continue
             with self._locked(review.pipeline, review.region) as lock:
@@ -418,41 +317,12 @@ class Registry:
             expired.append(self.review(review.id))
         return expired
 
-    # Audit log
-
-    def audit(self, pipeline: str | None = None, region: str | None = None) -> list[AuditRow]:
-        """Every transition, oldest first."""
-        query = _of(tables.audit, pipeline, region).order_by(tables.audit.c.id)
-        return [AuditRow(**row) for row in self._rows(query)]
-
     # Inside
 
     @contextmanager
     def _locked(self, pipeline: str, region: str) -> Iterator[RegionLock]:
         with self.engine.begin() as connection:
-            yield RegionLock.take(connection, pipeline, region, self._clock())
-
-    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        with reading(self.engine) as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
-
-    def _newest_version(
-        self, pipeline: str, region: str, condition: sa.ColumnElement[bool]
-    ) -> ModelVersion | None:
-        table = tables.versions
-        query = (
-            _of(table, pipeline, region).where(condition).order_by(table.c.number.desc()).limit(1)
-        )
-        return next((ModelVersion(**row) for row in self._rows(query)), None)
-
-    def _champions(self, pipeline: str | None, region: str | None) -> list[Champion]:
-        table = tables.champions
-        query = (
-            _of(table, pipeline, region)
-            .where(table.c.generation > 0)
-            .order_by(table.c.pipeline, table.c.region)
-        )
-        return [Champion(**row) for row in self._rows(query)]
+            yield RegionLock.take(connection, pipeline, region, self.clock())
 
     def _verify(
         self, lock: RegionLock, version: ModelVersion, decision: DecisionRecord, who: str
@@ -480,16 +350,3 @@ class Registry:
             )
         if known.state != "approved":
             raise StaleDecisionError(f"{who} is not promoted: it is {known.state}, not approved")
-
-
-def _of(table: sa.Table, pipeline: str | None, region: str | None) -> sa.Select[Any]:
-    query = sa.select(table)
-    if pipeline is not None:
-        query = query.where(table.c.pipeline == pipeline)
-    if region is not None:
-        query = query.where(table.c.region == region)
-    return query
-
-
-def _decision(row: dict[str, Any]) -> DecisionRecord:
-    return DecisionRecord(**{**row, "verdict": Verdict(row["verdict"])})

@@ -1,0 +1,152 @@
+"""Deployment: the decision is read again, verified, and the champion moved.
+
+Belongs here: which regions may be deployed, and deploying one. Does not: the compare-and-set itself
+(`Registry.promote`), judging (`gate.py`).
+"""
+
+from dataclasses import dataclass
+
+from ml_patterns.branching.policy import Policy
+from ml_patterns.errors import ArtifactError, ConflictError, StaleDecisionError
+from ml_patterns.registry.records import Champion, DecisionRecord, ModelVersion, Verdict
+from ml_patterns.registry.registry import Registry
+from ml_patterns.storage.artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What became of a region.
+
+    Attributes:
+        champion: the newest version as champion; None: it is not deployed.
+        promoted: whether this call made it champion.
+        sentence: what happened, or why nothing did.
+    """
+
+    region: str
+    version: ModelVersion | None
+    decision: DecisionRecord | None
+    champion: Champion | None
+    promoted: bool
+    sentence: str
+
+
+def deploy(
+    registry: Registry,
+    artifacts: ArtifactStore,
+    policy: Policy,
+    pipeline: str,
+    region: str,
+    *,
+    actor: str,
+) -> Deployment:
+    """Makes a region's newest version champion if its newest decision, or a reviewer, allows it.
+
+    A version under review, rejected or rolled back is no error: nothing is deployed then.
+
+    Raises:
+        StaleDecisionError: it was allowed, but what the decision was made about is not the same any
+            more; the sentence names what changed.
+    """
+    version = registry.latest(pipeline, region)
+    if version is None:
+        return _idle(region, f"{region} has no model version yet")
+    decision = registry.latest_decision(pipeline, region, version.number)
+    champion = registry.champion(pipeline, region)
+    who = f"{region} version {version.number}"
+    if champion is not None and champion.version == version.number:
+        sentence = f"{who} already serves, as generation {champion.generation}"
+        return Deployment(region, version, decision, champion, False, sentence)
+    if decision is None:
+        return _idle(region, f"{who} was not judged yet", version)
+    if version.state != "approved":
+        return _idle(region, _why_not(registry, version, decision), version, decision)
+    _verify(artifacts, policy, version, decision, who)
+    generation = 0 if champion is None else champion.generation
+    try:
+        promoted = registry.promote(
+            version,
+            expected_generation=generation,
+            decision=decision,
+            actor=actor,
+            reason=_reason(registry, decision),
+        )
+    except ConflictError:
+        now = registry.champion(pipeline, region)
+        if now is None or now.version != version.number:
+            raise
+        # Another process deployed the same version meanwhile.
+        sentence = f"{who} already serves, as generation {now.generation}"
+        return Deployment(region, version, decision, now, False, sentence)
+    sentence = f"{who} serves now, as generation {promoted.generation}: {decision.reason}"
+    return Deployment(region, version, decision, promoted, True, sentence)
+
+
+def deployable(registry: Registry, pipeline: str, policy: Policy) -> list[DecisionRecord]:
+    """The decisions that allow a deployment now: passed or approved, and still what they were."""
+    generations = {c.region: c.generation for c in registry.champions(pipeline)}
+    newest = {version.region: version for version in registry.versions(pipeline)}
+    allowed = []
+    for region, version in sorted(newest.items()):
+        if version.state != "approved":
+            continue
+        decision = registry.latest_decision(pipeline, region, version.number)
+        if (
+            decision is not None
+            and decision.policy_hash == policy.fingerprint()
+            and decision.champion_generation == generations.get(region, 0)
+        ):
+            allowed.append(decision)
+    return allowed
+
+
+def _verify(
+    artifacts: ArtifactStore,
+    policy: Policy,
+    version: ModelVersion,
+    decision: DecisionRecord,
+    who: str,
+) -> None:
+    if decision.policy_hash != policy.fingerprint():
+        raise StaleDecisionError(
+            f"{who} is not deployed: the policy of the gate changed since it was judged; "
+            "materialize regional_model again"
+        )
+    try:
+        artifacts.get(version.artifact)
+    except (ArtifactError, ValueError) as error:
+        raise StaleDecisionError(f"{who} is not deployed: {error}; train it again") from error
+
+
+def _why_not(registry: Registry, version: ModelVersion, decision: DecisionRecord) -> str:
+    who = f"{version.region} version {version.number}"
+    review = registry.review_of(decision)
+    if version.state == "retired":
+        reason = registry.rolled_back(version)
+        return f"{who} is not deployed: it " + (
+            f"was rolled back: {reason}" if reason else "was champion before"
+        )
+    if review is None:
+        return f"{who} is not deployed: {decision.reason}"
+    if review.state == "pending":
+        return (
+            f"{who} is not deployed: it waits for review {review.id} until "
+            f"{review.expires_at:%Y-%m-%d %H:%M} UTC: {decision.reason}"
+        )
+    return f"{who} is not deployed: review {review.id} is {review.state}: {review.reason}"
+
+
+def _reason(registry: Registry, decision: DecisionRecord) -> str:
+    review = registry.review_of(decision)
+    if decision.verdict is Verdict.REVIEW and review is not None:
+        return f"review {review.id} approved by {review.reviewer}: {review.reason}"
+    return decision.reason
+
+
+def _idle(
+    region: str,
+    sentence: str,
+    version: ModelVersion | None = None,
+    decision: DecisionRecord | None = None,
+) -> Deployment:
+    return Deployment(region, version, decision, None, False, sentence)

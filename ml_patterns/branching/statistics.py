@@ -1,0 +1,229 @@
+"""What is measured on a test slice, and how sure we may be of it.
+
+Belongs here: metrics, confidence bounds and paired tests, all by SciPy. Does not: what follows from
+them (`decide.py`).
+
+Accuracy is a binomial share: its bound is Clopper-Pearson's, its paired comparison McNemar's exact
+test. The other metrics have no such law: their bounds are percentiles of a bootstrap over the rows
+(1000 resamples, a fixed seed, so that a verdict can be reproduced).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+from scipy.stats import binomtest, mannwhitneyu, rankdata
+
+from ml_patterns.branching.policy import Metric
+
+Labels = npt.NDArray[np.bool_]
+Probabilities = npt.NDArray[np.float64]
+Values = npt.NDArray[np.float64]
+Statistic = Callable[[Labels, Probabilities], Values]
+
+RESAMPLES = 1000
+_SEED = 20_260_101
+_BATCH_CELLS = 2_000_000
+
+
+def accuracy(labels: Labels, probabilities: Probabilities) -> Values:
+    """Share of right answers; like all metrics here over the last axis, at threshold 0.5."""
+    right: Values = np.mean((probabilities >= 0.5) == labels, axis=-1)
+    return right
+
+
+def majority_accuracy(labels: Labels) -> Values:
+    """Accuracy of always answering with the commoner class of these rows."""
+    positives, rows = labels.sum(axis=-1), labels.shape[-1]
+    share: Values = np.maximum(positives, rows - positives) / rows
+    return share
+
+
+def gain_over_majority(labels: Labels, probabilities: Probabilities) -> Values:
+    """Accuracy beyond that of the commoner class, in points of accuracy (-1 to 0.5)."""
+    right = ((probabilities >= 0.5) == labels).sum(axis=-1)
+    positives, rows = labels.sum(axis=-1), labels.shape[-1]
+    # Counts are subtracted before the division, so that a threshold is met exactly.
+    gain: Values = (right - np.maximum(positives, rows - positives)) / rows
+    return gain
+
+
+def balanced_accuracy(labels: Labels, probabilities: Probabilities) -> Values:
+    """Mean of the shares of right answers in both classes; NaN if one class is absent."""
+    right = (probabilities >= 0.5) == labels
+    with np.errstate(invalid="ignore"):
+        of_positives = (right & labels).sum(axis=-1) / labels.sum(axis=-1)
+        of_negatives = (right & ~labels).sum(axis=-1) / (~labels).sum(axis=-1)
+    mean: Values = (of_positives + of_negatives) / 2
+    return mean
+
+
+def auc(labels: Labels, probabilities: Probabilities) -> Values:
+    """Area under the ROC curve, from ranks (ties count half); NaN if one class is absent."""
+    ranks = rankdata(probabilities, axis=-1)
+    positives, negatives = labels.sum(axis=-1), (~labels).sum(axis=-1)
+    above = np.where(labels, ranks, 0.0).sum(axis=-1) - positives * (positives + 1) / 2
+    with np.errstate(invalid="ignore"):
+        area: Values = above / (positives * negatives)
+    return area
+
+
+METRICS: dict[Metric, Statistic] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "auc": auc,
+    "gain_over_majority": gain_over_majority,
+}
+
+
+def all_metrics(labels: Labels, probabilities: Probabilities) -> dict[str, float | None]:
+    """Every metric of a test slice; None where it is undefined.
+
+    Args:
+        labels: shape (rows,).
+        probabilities: of the positive class, shape (rows,).
+    """
+    names = [*METRICS, "majority_accuracy", "log_loss", "brier"]
+    if len(labels) == 0 or not np.isfinite(probabilities).all():
+        return dict.fromkeys(names)
+    values: dict[str, float] = {
+        name: float(metric(labels, probabilities)) for name, metric in METRICS.items()
+    }
+    values["majority_accuracy"] = float(majority_accuracy(labels))
+    said = np.where(labels, probabilities, 1 - probabilities).clip(1e-15, 1)
+    values["log_loss"] = float(-np.log(said).mean())
+    values["brier"] = float(np.square(probabilities - labels).mean())
+    return {name: values[name] if math.isfinite(values[name]) else None for name in names}
+
+
+def lower_bound(
+    metric: Metric, labels: Labels, probabilities: Probabilities, confidence: float
+) -> float | None:
+    """One-sided lower confidence bound of a metric; None where it is undefined."""
+    if len(labels) == 0 or not np.isfinite(probabilities).all():
+        return None
+    if metric == "accuracy":
+        right = int(((probabilities >= 0.5) == labels).sum())
+        return binomial_bound(right, len(labels), confidence)
+    resampled = _bootstrap(METRICS[metric], labels, probabilities)
+    return _percentile(resampled, 1 - confidence)
+
+
+def binomial_bound(successes: int, rows: int, confidence: float) -> float:
+    """Clopper and Pearson's exact one-sided lower bound of a share."""
+    test = binomtest(successes, rows, alternative="greater")
+    return float(test.proportion_ci(confidence_level=confidence, method="exact").low)
+
+
+def p_better_than_chance(labels: Labels, probabilities: Probabilities) -> float | None:
+    """How likely an AUC this high is for a model that knows nothing (Mann-Whitney, one-sided).
+
+    Returns:
+        None if a class is absent or a probability is missing.
+    """
+    if not np.isfinite(probabilities).all() or labels.all() or not labels.any():
+        return None
+    if np.ptp(probabilities) == 0:
+        return 1.0
+    return float(
+        mannwhitneyu(
+            probabilities[labels],
+            probabilities[~labels],
+            alternative="greater",
+            method="asymptotic",
+        ).pvalue
+    )
+
+
+def is_worse(
+    metric: Metric,
+    labels: Labels,
+    challenger: Probabilities,
+    champion: Probabilities,
+    *,
+    confidence: float,
+    tolerance: float,
+) -> bool | None:
+    """Whether the challenger is worse than the champion on the same rows, beyond chance.
+
+    Args:
+        tolerance: how much worse it may be.
+
+    Returns:
+        None if it cannot be judged.
+    """
+    if not (np.isfinite(challenger).all() and np.isfinite(champion).all()) or len(labels) == 0:
+        return None
+    of = METRICS[metric]
+    loss = float(of(labels, champion)) - float(of(labels, challenger))
+    if not math.isfinite(loss):
+        return None
+    if loss <= tolerance:
+        return False
+    if metric in ("accuracy", "gain_over_majority") and tolerance == 0:
+        right, champion_right = (challenger >= 0.5) == labels, (champion >= 0.5) == labels
+        lost = int((champion_right & ~right).sum())
+        won = int((right & ~champion_right).sum())
+        p = binomtest(lost, lost + won, 0.5, alternative="greater").pvalue
+        return bool(p <= 1 - confidence)
+
+    def losses(rows: Labels, ours: Probabilities, theirs: Probabilities) -> Values:
+        return of(rows, theirs) - of(rows, ours)
+
+    bound = _percentile(_bootstrap(losses, labels, challenger, champion), 1 - confidence)
+    return None if bound is None else bound > tolerance
+
+
+def rows_to_pass(
+    metric: Metric, value: float, bound: float, threshold: float, rows: int, confidence: float
+) -> int | None:
+    """How many more rows would lift the lower bound to a threshold if the value stayed.
+
+    Exact for accuracy; for the others the distance of the bound is taken to shrink with the square
+    root of the rows.
+
+    Returns:
+        None if the value itself does not lie above the threshold.
+    """
+    if bound >= threshold:
+        return 0
+    if value <= threshold:
+        return None
+    if metric != "accuracy":
+        return math.ceil(rows * ((value - bound) / (value - threshold)) ** 2) - rows
+
+    def passes(count: int) -> bool:
+        right = value * count
+        # Clopper-Pearson's bound is a quantile of the beta distribution.
+        return bool(betaincinv(right, count - right + 1, 1 - confidence) >= threshold)
+
+    low, high = rows, rows * 2
+    while not passes(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high - rows
+
+
+def _bootstrap(statistic: Callable[..., Values], *columns: npt.NDArray[Any]) -> Values:
+    """The statistic on rows drawn with replacement, shape (RESAMPLES,).
+
+    A row is drawn with all its columns, so that a comparison stays paired.
+    """
+    random = np.random.default_rng(_SEED)
+    rows = len(columns[0])
+    size = max(1, min(RESAMPLES, _BATCH_CELLS // rows))
+    parts = []
+    for start in range(0, RESAMPLES, size):
+        drawn = random.integers(0, rows, (min(size, RESAMPLES - start), rows))
+        parts.append(statistic(*(column[drawn] for column in columns)))
+    return np.concatenate(parts)
+
+
+def _percentile(values: Values, share: float) -> float | None:
+    """A percentile; None if a resample held one class only, so that its value is undefined."""
+    return float(np.quantile(values, share)) if np.isfinite(values).all() else None
