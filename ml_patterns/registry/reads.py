@@ -85,6 +85,17 @@ class RegistryReads:
             _decision(row) for row in self._rows(_of(table, pipeline, region).order_by(table.c.id))
         ]
 
+    def decision(self, decision_id: int) -> DecisionRecord:
+        """A decision by its number.
+
+        Raises:
+            UserError: there is none.
+        """
+        query = sa.select(tables.decisions).where(tables.decisions.c.id == decision_id)
+        for row in self._rows(query):
+            return _decision(row)
+        raise UserError(f"there is no decision {decision_id}; see `ml-patterns audit`")
+
     def champion(self, pipeline: str, region: str) -> Champion | None:
         """What a region serves, if anything."""
         return next(iter(self._champions(pipeline, region)), None)
