@@ -38,6 +38,19 @@ def sample_matrix(rows: int, seed: int = 0) -> np.ndarray:
     return matrix
 
 
+def edge_matrix(booster: lightgbm.Booster) -> np.ndarray:
+    """Rows on both sides of every numeric threshold, one bit apart."""
+    table = booster.trees_to_dataframe()
+    splits = table[table["decision_type"] == "<="]
+    edges = splits[["split_feature", "threshold"]].drop_duplicates()
+    matrix = sample_matrix(2 * len(edges), seed=3)
+    for row, (feature, threshold) in enumerate(edges.itertuples(index=False)):
+        column = booster.feature_name().index(feature)
+        matrix[2 * row, column] = float(threshold)
+        matrix[2 * row + 1, column] = np.nextafter(float(threshold), np.inf)
+    return matrix
+
+
 def train(seed: int, *, rounds: int = 8) -> lightgbm.Booster:
     """A small model whose predictions differ from those of any other seed."""
     matrix = sample_matrix(400, seed)

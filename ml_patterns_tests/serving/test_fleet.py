@@ -1,12 +1,17 @@
 """Champions are followed, versions never mix, and a broken artifact hurts nobody."""
 
-import threading
+import asyncio
+import contextlib
+import json
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from ml_patterns.registry.tables import champions
 from ml_patterns_tests.serving.conftest import (
@@ -107,6 +112,15 @@ def test_a_server_started_on_a_broken_champion_serves_the_one_before(house: Hous
         assert client.get(READY).json()["broken"] == "2"
 
 
+def test_a_broken_champion_is_told_before_anybody_asks_for_it(house: House) -> None:
+    house.deploy("eu", 1)
+    second = house.register("eu", 2)
+    house.break_artifact(second)
+    with running_server(house) as server, _client(server) as client:
+        house.promote(second)
+        _until(lambda: bool(client.get("/v2/health/ready").json()["broken"]))
+
+
 def test_nothing_to_fall_back_on_is_503(house: House) -> None:
     house.break_artifact(house.deploy("eu", 1))
     with running_server(house) as server, _client(server) as client:
@@ -139,86 +153,104 @@ def test_many_who_ask_first_share_one_load(house: House) -> None:
         assert _metric(client, 'ml_patterns_model_loads_total{result="success"}') == 1
 
 
-def test_no_request_is_dropped_or_mixed_while_champions_change(house: House) -> None:
-    """1,000 requests over 20 champion changes: each answer is that of the version it names."""
+class Connection:
+    """One keep-alive connection that asks and reads, light enough to have a thousand of."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, server: Server) -> "Connection":
+        """Connects."""
+        return cls(*await asyncio.open_connection("127.0.0.1", server.port))
+
+    async def ask(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of one inference request."""
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._writer.write(head.encode() + body)
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+        length = next(line for line in lines if line.startswith("content-length:"))
+        content = await self._reader.readexactly(int(length.split()[1]))
+        return int(lines[0].split()[1]), json.loads(content)
+
+    async def close(self) -> None:
+        """Hangs up."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def test_a_thousand_at_once_are_neither_dropped_nor_mixed_while_champions_change(
+    house: House,
+) -> None:
+    """1,000 connections ask together through 20 champion changes, and all at once after each.
+
+    Every request is answered, and every answer is that of the version it names.
+    """
     house.deploy("eu", 1)
     house.deploy("eu", 2)
     matrices = [sample_matrix(5, seed=seed) for seed in range(10)]
+    bodies = [json.dumps(body_of(matrix)).encode() for matrix in matrices]
     expected = {
         (str(version), index): house.expected("eu", version, matrix).tobytes()
         for version in (1, 2)
         for index, matrix in enumerate(matrices)
     }
-    changed = threading.Event()
-    asked = 0
-    counting = threading.Lock()
+    seen: list[str] = []
 
-    def ask(client: httpx.Client, number: int) -> str:
-        nonlocal asked
-        index = number % len(matrices)
-        response = client.post(INFER, json=body_of(matrices[index]))
-        assert response.status_code == 200, response.text
-        version = str(response.json()["model_version"])
-        assert values_of(response).tobytes() == expected[version, index]
-        with counting:
-            asked += 1
-        return version
+    async def ask(connection: Connection, number: int) -> None:
+        index = number % len(bodies)
+        status, answer = await connection.ask(bodies[index])
+        assert status == 200, answer
+        version = answer["model_version"]
+        values = np.array(answer["outputs"][0]["data"])
+        assert values.tobytes() == expected[version, index]
+        seen.append(version)
 
-    def ask_until_changed(worker: int, client: httpx.Client) -> list[str]:
-        versions = []
-        while not changed.is_set() or len(versions) < 1000 // 16 + 1:
-            versions.append(ask(client, worker + len(versions)))
-        return versions
+    async def change_champions(changed: asyncio.Event) -> None:
+        for change in range(20):
+            house.registry.rollback(
+                "deliveries",
+                "eu",
+                to_generation=1 + change % 2,
+                actor="test",
+                reason="made for a test",
+            )
+            # The next change comes when the server has answered with this one.
+            while not seen or seen[-1] != str(1 + change % 2):
+                await asyncio.sleep(0.001)
+        changed.set()
 
-    limits = httpx.Limits(max_connections=16)
+    async def scenario(server: Server) -> None:
+        changed = asyncio.Event()
+        connections = [await Connection.open(server) for _ in range(1000)]
+        changing = asyncio.create_task(change_champions(changed))
+        while not changed.is_set():
+            await asyncio.gather(*(ask(c, number) for number, c in enumerate(connections)))
+        await changing
+        for connection in connections:
+            await connection.close()
+
     with (
+        many_open_files(4096),
         running_server(house, refresh_interval="0.05s") as server,
-        httpx.Client(base_url=server.url, timeout=30, limits=limits) as client,
-        ThreadPoolExecutor(16) as pool,
     ):
-        workers = [pool.submit(ask_until_changed, number, client) for number in range(16)]
-        try:
-            for _ in range(20):
-                before = _metric(client, 'ml_patterns_champion_generation{model="deliveries.eu"}')
-                versions = house.registry.champion("deliveries", "eu")
-                assert versions is not None
-                house.registry.rollback(
-                    "deliveries",
-                    "eu",
-                    to_generation=1 if versions.version == 2 else 2,
-                    actor="test",
-                    reason="made for a test",
-                )
-                _until(
-                    lambda before=before: (
-                        _metric(client, 'ml_patterns_champion_generation{model="deliveries.eu"}')
-                        > before
-                    )
-                )
-        finally:
-            changed.set()
-        versions_seen = {version for worker in workers for version in worker.result()}
-    assert versions_seen == {"1", "2"}
-    assert asked >= 1000
+        asyncio.run(scenario(server))
+    assert set(seen) == {"1", "2"}
+    assert len(seen) >= 1000
 
 
-def test_a_thousand_requests_at_once_are_all_answered(house: House) -> None:
-    house.deploy("eu", 1)
-    expected = house.expected("eu", 1, MATRIX).tobytes()
-    together = threading.Barrier(50)
-
-    def ask(server: Server) -> list[bytes]:
-        answers = []
-        with _client(server) as client:
-            together.wait()
-            for _ in range(20):
-                answers.append(values_of(client.post(INFER, json=body_of(MATRIX))).tobytes())
-        return answers
-
-    with running_server(house) as server, ThreadPoolExecutor(50) as pool:
-        futures = [pool.submit(ask, server) for _ in range(50)]
-        answers = [answer for future in futures for answer in future.result()]
-    assert answers == [expected] * 1000
+@contextlib.contextmanager
+def many_open_files(wanted: int) -> Iterator[None]:
+    """A thousand connections need as many file handles, here and in the server."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"needs {wanted} open files, the limit is {hard}; raise it with ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, wanted), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
 
 
 def test_champions_still_serve_while_the_registry_is_down(house: House) -> None:

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from ml_patterns_tests.serving.conftest import House, body_of, sample_matrix, values_of
+from ml_patterns_tests.serving.conftest import House, body_of, edge_matrix, sample_matrix, values_of
 
 MODEL = "/v2/models/deliveries.eu"
 INFER = f"{MODEL}/infer"
@@ -56,6 +56,19 @@ def test_predictions_equal_lightgbms_own_bit_for_bit(
     assert values_of(response).tobytes() == expected.tobytes()
 
 
+def test_no_bit_of_a_value_is_lost(client: httpx.Client, shared_house: House) -> None:
+    """Values one bit from a threshold fall on the side on which LightGBM puts them."""
+    matrix = edge_matrix(shared_house.truth["eu", 2])
+    expected = shared_house.expected("eu", 2, matrix).tobytes()
+    rounded = matrix.astype(np.float32).astype(np.float64)
+    as_fp32 = shared_house.expected("eu", 2, rounded).tobytes()
+    assert as_fp32 != expected
+    assert values_of(client.post(INFER, json=body_of(matrix))).tobytes() == expected
+    assert values_of(_send(client, _binary(matrix))).tobytes() == expected
+    for request in (_binary(matrix, "FP32"), _json(body_of(matrix, datatype="FP32"))):
+        assert values_of(_send(client, request)).tobytes() == as_fp32
+
+
 def test_any_version_answers_by_its_number(client: httpx.Client, shared_house: House) -> None:
     matrix = sample_matrix(20)
     for region, number in (("eu", 1), ("eu", 2), ("us_west", 1)):
@@ -75,6 +88,10 @@ def test_nested_rows_and_fp32_are_read(client: httpx.Client, shared_house: House
     single = client.post(INFER, json=body_of(matrix, datatype="FP32"))
     rounded = matrix.astype(np.float32).astype(np.float64)
     assert values_of(single).tobytes() == shared_house.expected("eu", 2, rounded).tobytes()
+
+
+def _json(body: dict[str, Any]) -> httpx.Request:
+    return httpx.Request("POST", INFER, json=body)
 
 
 def _binary(matrix: np.ndarray, datatype: str = "FP64", **parameters: Any) -> httpx.Request:
