@@ -31,6 +31,11 @@ class PredictionsSettings(Settings):
     """How predictions are asked for, and what answers when the model server does not."""
 
     breaker: BreakerSettings = Field(default_factory=BreakerSettings)
+    horizon: Duration = Field(
+        default=timedelta(days=2),
+        description="Partitions this far behind the newest one are predicted by themselves; "
+        "older ones on request.",
+    )
     batch_rows: int = Field(default=1000, ge=1, description="Most rows of one request.")
     request_timeout: Duration = Field(
         default=timedelta(seconds=10), description="For one attempt at a request."

@@ -116,6 +116,6 @@ def _unanswered(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str
             dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(context.partition_keys)),
             limit=10 * len(context.partition_keys),
         ).records
-        if record.run_id == context.run_id
+        if record.run_id == context.run.run_id
     }
     return [partition for partition in context.partition_keys if partition not in done]

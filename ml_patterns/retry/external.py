@@ -128,7 +128,7 @@ def select_rows(external: ExternalSettings, body: str) -> ArrowTable:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET autoinstall_known_extensions = false")
             connection.execute("CREATE TABLE response AS SELECT CAST(? AS JSON) AS body", [body])
-            return connection.execute(external.select).to_arrow_table()
+            return connection.sql(external.select).to_arrow_table()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise TransformError(

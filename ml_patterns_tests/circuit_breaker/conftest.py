@@ -1,0 +1,72 @@
+"""A region with a champion, and clients for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from ml_patterns.circuit_breaker.client import ModelClient
+from ml_patterns.circuit_breaker.settings import PredictionsSettings
+from ml_patterns.registry.registry import Registry
+from ml_patterns.retry.settings import RetrySettings
+from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.operational import engine_for
+from ml_patterns_tests.serving.conftest import House
+
+QUICK = {
+    "request_timeout": "0.3s",
+    "deadline": "2s",
+    "min_wait": "0.001s",
+    "max_wait": "0.002s",
+    "breaker": {"fail_max": 5, "reset_timeout": "60s", "admission_cache": "0s"},
+}
+
+
+def parcels(rows: int, seed: int = 1) -> pd.DataFrame:
+    """Rows as the champion knows them, with an index of their own."""
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "distance": random.random(rows),
+            "carrier": random.choice(["air", "road", "sea", "mule"], rows),
+            "parcels": random.integers(0, 9, rows),
+            "not_a_feature": "x",
+        },
+        index=[f"row-{number}" for number in range(rows)],
+    )
+
+
+@dataclass
+class Deployment:
+    """An installation with a champion in `eu`."""
+
+    house: House
+
+    @property
+    def state_url(self) -> str:
+        return self.house.environment["ML_PATTERNS_STATE_URL"]
+
+    @property
+    def engine(self) -> sa.Engine:
+        return engine_for(self.state_url)
+
+    @property
+    def registry(self) -> Registry:
+        return self.house.registry
+
+    def client(self, url: str, *, retry: RetrySettings | None = None, **more: Any) -> ModelClient:
+        """A client with short waits."""
+        settings = PredictionsSettings.model_validate(QUICK | more)
+        artifacts = ArtifactStore(str(self.house.folder / "artifacts"))
+        return ModelClient(self.engine, artifacts, url, settings, retry)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    house = House.build(tmp_path)
+    house.deploy("eu", seed=1)
+    return Deployment(house)
