@@ -4,7 +4,9 @@ Belongs here: reading what a run asks for, calling, reporting each region's own 
 check evaluation. Does not: training and judging (`fleet.py`), promoting (`branching/assets.py`).
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -14,8 +16,17 @@ from ml_patterns.dagster_internals import latest_target
 from ml_patterns.errors import UserError
 from ml_patterns.fan_out.batch import nothing_to_train, read_batch
 from ml_patterns.fan_out.fleet import Fleet, RegionResult
+from ml_patterns.fan_out.leaderboard import (
+    Entry,
+    entries,
+    markdown,
+    shortcomings,
+    write_leaderboard,
+)
+from ml_patterns.fan_out.picture import as_markdown, leaderboard_svg
 from ml_patterns.fan_out.pool import Work, train_job
 from ml_patterns.partitions import region_partitions
+from ml_patterns.registry.regions import known_regions
 from ml_patterns.registry.registry import Registry, Verdict
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import (
@@ -38,7 +49,7 @@ class TrainingConfig(dg.Config):
 
 def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     """`regional_model` and `leaderboard` of a pipeline."""
-    return [regional_model(settings)]
+    return [regional_model(settings), leaderboard(settings)]
 
 
 def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.AssetsDefinition:
@@ -96,6 +107,89 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
         _raise_if_failed(results)
 
     return _regional_model
+
+
+def leaderboard(settings: PipelineSettings) -> dg.AssetsDefinition:
+    """The fan-in: where every region stands."""
+    model_key = dg.AssetKey([settings.name, "regional_model"])
+
+    @dg.asset(
+        key=dg.AssetKey([settings.name, "leaderboard"]),
+        description=(
+            "Every region's best model, sorted by verdict and metric, with who serves and which "
+            "regions got no model this time. Fails when fewer regions succeeded than "
+            "training.min_success asks for, or one of training.must_have is missing."
+        ),
+        group_name=GROUP,
+        kinds={"duckdb", "python"},
+        owners=list(settings.owners),
+        pool="warehouse",
+        deps=[dg.AssetDep(model_key, partition_mapping=dg.AllPartitionMapping())],
+    )
+    def _leaderboard(
+        context: dg.AssetExecutionContext,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
+    ) -> dg.MaterializeResult[None]:
+        engine = operational.engine()
+        board = entries(
+            Registry(engine),
+            settings.name,
+            known_regions(engine, settings.name),
+            settings.gate,
+            problems_of_newest_training(context.instance, model_key),
+        )
+        with warehouse.get_connection() as connection:
+            write_leaderboard(connection, settings.name, board)
+        shortcoming = shortcomings(board, settings.training)
+        if shortcoming:
+            raise dg.Failure(
+                f"{shortcoming}; the leaderboard is written all the same",
+                metadata=_board_metadata(board, settings),
+                allow_retries=False,
+            )
+        return dg.MaterializeResult(metadata=_board_metadata(board, settings))
+
+    return _leaderboard
+
+
+def _board_metadata(board: list[Entry], settings: PipelineSettings) -> dict[str, Any]:
+    picture = as_markdown(leaderboard_svg(board, settings.gate))
+    verdicts = Counter(entry.verdict for entry in board)
+    return {
+        "regions": len(board),
+        "without_new_model": sum(bool(entry.problem) for entry in board),
+        **{verdict: verdicts[verdict] for verdict in ("deploy", "review", "reject", "none")},
+        "serving": sum(entry.served_version is not None for entry in board),
+        "leaderboard": dg.MetadataValue.md(markdown(board)),
+        "picture": dg.MetadataValue.md(picture),
+        "dagster/row_count": len(board),
+        "table": dg.MetadataValue.table(
+            [dg.TableRecord(asdict(entry)) for entry in board]
+            or [dg.TableRecord({"region": "none yet"})]
+        ),
+    }
+
+
+def problems_of_newest_training(
+    instance: dg.DagsterInstance, model_key: dg.AssetKey
+) -> dict[str, str]:
+    """Region -> why its newest training gave no model, for those where it did not."""
+    trained = instance.get_latest_storage_id_by_partition(
+        model_key, dg.DagsterEventType.ASSET_MATERIALIZATION
+    )
+    observed = instance.get_latest_storage_id_by_partition(
+        model_key, dg.DagsterEventType.ASSET_OBSERVATION
+    )
+    without = [key for key, event in observed.items() if event > trained.get(key, -1)]
+    problems = {}
+    for region in without:
+        (record,) = instance.fetch_observations(
+            dg.AssetRecordsFilter(asset_key=model_key, asset_partitions=[region]), limit=1
+        ).records
+        observation = record.asset_observation
+        problems[region] = str(observation.metadata["reason"].value) if observation else ""
+    return problems
 
 
 def _report(

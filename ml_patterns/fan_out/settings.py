@@ -60,6 +60,15 @@ class TrainingSettings(Settings):
     region_timeout: Duration = Field(
         default=timedelta(minutes=10), description="Time after which a region's worker is ended."
     )
+    min_success: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the regions that must get a model for the leaderboard to succeed.",
+    )
+    must_have: tuple[str, ...] = Field(
+        default=(), description="Regions without which the leaderboard does not succeed."
+    )
     schedule: str = Field(default="0 6 * * 1", description="When the fleet is trained (cron, UTC).")
 
     @field_validator("candidates")
