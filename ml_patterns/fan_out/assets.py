@@ -14,7 +14,7 @@ import dagster as dg
 from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
 from ml_patterns.dagster_internals import latest_target
 from ml_patterns.errors import UserError
-from ml_patterns.fan_out.batch import nothing_to_train, read_batch
+from ml_patterns.fan_out.batch import nothing_to_train, read_batch, retired_among
 from ml_patterns.fan_out.fleet import Fleet, RegionResult
 from ml_patterns.fan_out.leaderboard import (
     Entry,
@@ -90,7 +90,13 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
         artifacts: ArtifactsResource,
     ) -> Iterator[Event]:
         registry = Registry(operational.engine())
-        regions = list(context.partition_keys)
+        retired = retired_among(registry.engine, settings.name, context.partition_keys)
+        regions = [region for region in context.partition_keys if region not in retired]
+        for region in retired:
+            context.log.info(f"{region}: retired; its champion and its history stay")
+        if not regions:
+            yield dg.Output(None, output_name=spec.get_python_identifier())
+            return
         try:
             if not warehouse.warehouse().path.exists():
                 raise nothing_to_train(settings, regions)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import sqlalchemy as sa
 
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.cold_start import Choice, Standing, choose
@@ -20,9 +21,11 @@ from ml_patterns.fan_out.training import REGION_COLUMN, usable_rows
 from ml_patterns.fan_out.unchanged import member_key, training_key
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import watermark
+from ml_patterns.registry import tables
 from ml_patterns.registry.card import Window
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.features import FeatureColumn, feature_columns, read_features
+from ml_patterns.storage.operational import reading
 
 
 @dataclass(frozen=True)
@@ -200,3 +203,14 @@ def nothing_to_train(settings: PipelineSettings, regions: Sequence[str]) -> Noth
         f"region{plural} {named} of pipeline {settings.name} {verb} no labelled features yet; "
         f"materialize {settings.name}/event_features first, or correct the region's name"
     )
+
+
+def retired_among(engine: sa.Engine, pipeline: str, regions: Sequence[str]) -> list[str]:
+    """Those of the regions that a tombstone keeps from being trained."""
+    table = tables.regions
+    query = sa.select(table.c.region).where(
+        table.c.pipeline == pipeline, table.c.retired_at.is_not(None)
+    )
+    with reading(engine) as connection:
+        retired = set(connection.scalars(query))
+    return [region for region in regions if region in retired]

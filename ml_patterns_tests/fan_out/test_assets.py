@@ -8,6 +8,7 @@ import pytest
 from ml_patterns.branching.policy import Policy
 from ml_patterns.fan_out.assets import regional_model
 from ml_patterns.fan_out.pool import Work, train_job
+from ml_patterns.registry.regions import add_regions, retire_region
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import (
     ArtifactsResource,
@@ -170,3 +171,25 @@ def test_a_region_gone_silent_is_observed_not_failed(
     (observation,) = instance.fetch_observations(KEY, limit=5).records
     assert observation.partition_key == "asia"
     assert observation.asset_observation.metadata["status"].value == "none"
+
+
+def test_a_retired_region_is_skipped_and_keeps_its_champion(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """A tombstone ends the training of a region, not its service."""
+    engine = house.registry.engine
+    add_regions(engine, "parcels", ["asia", "eu"])
+    house.holds(made_up("asia"), made_up("eu"))
+    first = house.train("asia", settings=SETTINGS)["asia"]
+    house.registry.promote(
+        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
+    )
+    house.holds(made_up("asia", 700), made_up("eu"))
+    retire_region(engine, "parcels", "asia")
+
+    assert run(instance, house, "asia", "eu").success
+    assert run(instance, house, "asia").success
+
+    assert instance.get_materialized_partitions(KEY) == {"eu"}
+    assert len(house.registry.versions("parcels", "asia")) == 1
+    assert house.registry.champion("parcels", "asia").version == 1
