@@ -4,7 +4,7 @@ Belongs here: the assets, thin. Does not: predicting (`client.py`), the tables (
 which partitions are asked again (`degraded.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -61,7 +61,6 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
         group_name=GROUP,
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        output_required=False,
         owners=list(settings.owners),
         kinds={"duckdb", "http"},
         deps=[
@@ -82,7 +81,7 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         operational: OperationalResource,
         model_client: ModelClientResource,
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> None:
         engine, client = operational.engine(), model_client.client(settings)
         degraded = set(degraded_partitions(engine, settings.name))
         for partition_key in context.partition_keys:
@@ -106,7 +105,7 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
                 "healed": bool(healed),
             }
             context.log.info(f"predictions {partition_key}: {metadata}")
-            yield dg.AssetMaterialization(key, partition=partition_key, metadata=metadata)
+            context.add_asset_metadata(metadata, partition_key=partition_key)
 
     return predictions
 
@@ -161,7 +160,6 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
         group_name=GROUP,
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        output_required=False,
         owners=list(settings.owners),
         kinds={"duckdb"},
         deps=[predictions_key(settings)],
@@ -170,9 +168,7 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             "are known: accuracy, and its one-sided 95 % lower bound."
         ),
     )
-    def prediction_quality(
-        context: dg.AssetExecutionContext, warehouse: WarehouseResource
-    ) -> Iterator[dg.AssetMaterialization]:
+    def prediction_quality(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> None:
         for partition_key in context.partition_keys:
             start, end = _bounds(partitions, partition_key)
             with warehouse.get_connection() as connection:
@@ -184,7 +180,7 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             }
             if rows:
                 metadata["accuracy"] = correct / rows
-            yield dg.AssetMaterialization(key, partition=partition_key, metadata=metadata)
+            context.add_asset_metadata(metadata, partition_key=partition_key)
 
     return prediction_quality
 

@@ -4,8 +4,8 @@ Belongs here: the assets, thin. Does not: asking and storing (`external.py`), re
 (`steps.py`).
 """
 
-from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
@@ -42,7 +42,6 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
         group_name=GROUP,
         partitions_def=day_partitions(settings),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        output_required=False,
         owners=list(settings.owners),
         kinds={"duckdb", "api"},
         description=(
@@ -55,12 +54,13 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
         context: dg.AssetExecutionContext,
         warehouse: WarehouseResource,
         operational: OperationalResource,
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> None:
         retry = settings.retry
         budget = RetryBudget(
             operational.engine(), ratio=retry.budget_ratio, floor=retry.budget_floor
         )
         caller = RetryingCaller.from_settings(retry, budget)
+        told: dict[str, dict[str, Any]] = {}
         refused: list[str] = []
         with http_session() as session:
             for partition in _unanswered(context, key):
@@ -77,6 +77,7 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     rows = select_rows(external, response.body)
                 except GaveUpError as error:
                     # The next day would meet the same upstream: later, all that is missing.
+                    _report_days(context, key, told)
                     raise_for_later(
                         retry, context.retry_number, f"{partition}: {error}", error.retry_after
                     )
@@ -85,25 +86,29 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     continue
                 with warehouse.get_connection() as connection:
                     store(connection, settings.name, external, [(response, rows)])
-                context.log.info(
-                    f"{external.name} {partition}: {rows.num_rows} rows, "
-                    f"{tally.attempts} attempt(s)"
-                )
-                yield dg.AssetMaterialization(
-                    key,
-                    partition=partition,
-                    metadata={
-                        "dagster/partition_row_count": rows.num_rows,
-                        "attempts": tally.attempts,
-                        "seconds_waited": round(tally.waited, 3),
-                        "step_retry": context.retry_number,
-                        "fingerprint": response.fingerprint,
-                    },
-                )
+                told[partition] = {
+                    "dagster/partition_row_count": rows.num_rows,
+                    "attempts": tally.attempts,
+                    "seconds_waited": round(tally.waited, 3),
+                    "step_retry": context.retry_number,
+                    "fingerprint": response.fingerprint,
+                }
+                context.log.info(f"{external.name} {partition}: {told[partition]}")
         if refused:
+            _report_days(context, key, told)
             raise_for_good(refused)
+        for partition, metadata in told.items():
+            context.add_asset_metadata(metadata, partition_key=partition)
 
     return external_table
+
+
+def _report_days(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, told: dict[str, dict[str, Any]]
+) -> None:
+    """Materializes the days that are there although the step is going to fail."""
+    for partition, metadata in told.items():
+        context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
 
 
 def _unanswered(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
