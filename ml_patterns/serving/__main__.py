@@ -4,7 +4,9 @@ Belongs here: reading the few flags. Does not: running it (`run.py`).
 """
 
 import argparse
+import sys
 
+from ml_patterns.errors import UserError
 from ml_patterns.installation import Installation
 from ml_patterns.serving.run import serve
 from ml_patterns.serving.settings import ServerSettings
@@ -19,7 +21,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     arguments = parser.parse_args()
     settings = ServerSettings.from_environment(**vars(arguments))
-    serve(settings, Installation.from_environment())
+    try:
+        serve(settings, Installation.from_environment())
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ml_patterns.errors import SettingsError
 from ml_patterns.installation import Installation
 from ml_patterns.registry.registry import Registry
 from ml_patterns.serving.app import create_app
@@ -29,15 +30,17 @@ def serve(settings: ServerSettings, installation: Installation) -> None:
 
     Prints one line, `listening on http://HOST:PORT`, when requests are accepted; port 0 takes a
     free port. Logs go to standard error.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
     """
     _log_to_stderr()
+    listener = _listen(settings)
     registry = Registry(engine_for(installation.state_url))
     app = create_app(registry, ArtifactStore(installation.artifacts), settings)
     server = _AnnouncedServer(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             http=_impatient(settings.receive_timeout.total_seconds()),
             ws="none",
             backlog=_BACKLOG,
@@ -56,16 +59,29 @@ def serve(settings: ServerSettings, installation: Installation) -> None:
     # process then ends with exit code 0, and a signal before uvicorn listens is not lost.
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run()
+        server.run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def _listen(settings: ServerSettings) -> socket.socket:
+    """A bound socket; before anything else starts, so that a taken port is one sentence."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on port {settings.port} of {settings.host}: {error.strerror}; "
+            "choose another port, or end the process that has it"
+        ) from error
+
+
 class _AnnouncedServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        assert sockets is not None
+        host, port = sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"listening on http://{shown}:{port}", flush=True)
 

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import httpx
@@ -244,9 +247,49 @@ def test_each_request_is_one_line_in_the_log(house: House) -> None:
     house.deploy("eu", 1)
     with running_server(house) as server, _client(server) as client:
         client.post(INFER, json=body_of(MATRIX), headers={"X-Request-Id": "line-1"})
+        server.process.terminate()
+        server.process.wait(timeout=20)
         lines = [line for line in server.log.read_text().splitlines() if "line-1" in line]
     assert len(lines) == 1
     entry = json.loads(lines[0])
     assert entry["status"] == 200
     assert entry["model"] == "deliveries.eu"
     assert (entry["version"], entry["rows"]) == (1, 3)
+
+
+def test_a_taken_port_is_one_sentence(house: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "ml_patterns.serving", "--port", str(port)],
+            env={**os.environ, **house.environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1
+    assert f"port {port}" in ended.stderr
+
+
+def test_the_module_serves_the_installation_of_the_environment(house: House) -> None:
+    house.deploy("eu", 1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ml_patterns.serving", "--port", "0"],
+        env={**os.environ, **house.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split()[-1]
+        assert httpx.post(f"{url}{INFER}", json=body_of(MATRIX), timeout=30).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+        assert process.stdout.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
