@@ -106,8 +106,9 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
             raise dg.Failure(str(error), allow_retries=False) from error
         fleet = Fleet(registry, artifacts.root)
         results = fleet.train(batch, force=config.force, work=work)
+        counts = Counter(result.status for result in results)
+        context.log.info(", ".join(f"{count} {status}" for status, count in counts.items()))
         for result in results:
-            context.log.info(f"{result.region}: {result.status}; {result.reason}")
             yield from _report(context, settings, key, result)
         yield dg.Output(None, output_name=spec.get_python_identifier())
         _raise_if_failed(results)
@@ -207,6 +208,7 @@ def _report(
     """A region's own materialization and check evaluation; without a model, an observation."""
     region, metadata = result.region, _metadata(result)
     if result.version is None or result.status == "failed":
+        context.log.warning(f"{region}: {result.status}; {result.reason}")
         yield dg.AssetObservation(key, partition=region, metadata=metadata)
         return
     yield dg.AssetMaterialization(key, partition=region, metadata=metadata)

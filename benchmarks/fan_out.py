@@ -1,0 +1,253 @@
+"""What one run for many regions costs over a bare process pool doing the same fits.
+
+`python -m benchmarks.fan_out --json PATH`: 100 regions × 10,000 rows × 20 features and at most 200
+rounds. The bare pool is `multiprocessing.Pool(2)` calling the same training function on the same
+rows, held in memory; ours reads them from the warehouse, trains, writes artifacts, registers,
+probes, judges and reports every region to a Dagster instance on SQLite. Then the same range again
+with nothing changed, one region in a run of its own, and 1,000 regions × 1,000 rows.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import lightgbm
+import numpy as np
+import pandas as pd
+
+from ml_patterns.branching.policy import Policy
+from ml_patterns.fan_out.assets import regional_model
+from ml_patterns.fan_out.settings import TrainingSettings
+from ml_patterns.fan_out.training import train
+from ml_patterns.incremental.settings import EventsSettings
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.features import FeatureColumn
+from ml_patterns.storage.resources import (
+    ArtifactsResource,
+    OperationalResource,
+    WarehouseResource,
+)
+from ml_patterns.storage.warehouse import Warehouse
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NUMERIC, CATEGORICAL = 17, 3
+COLUMNS = (
+    *(FeatureColumn(f"number_{index}", "DOUBLE") for index in range(NUMERIC)),
+    *(FeatureColumn(f"text_{index}", "VARCHAR") for index in range(CATEGORICAL)),
+)
+WORKERS = 2
+PIPELINE = "bench"
+MODEL = dg.AssetKey([PIPELINE, "regional_model"])
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one size.
+
+    Attributes:
+        ratio: `ours` over `bare_pool`; the target is 1.10 for 100 regions × 10,000 rows.
+        beside_training_ms_per_region: what reading, gating, reporting and Dagster add to a region.
+        alone_seconds: one region in a Dagster run of its own, processes started already.
+    """
+
+    regions: int
+    rows: int
+    bare_pool_seconds: float | None
+    ours_seconds: float
+    ratio: float | None
+    beside_training_ms_per_region: float | None
+    unchanged_seconds: float
+    alone_seconds: float
+    worker_seconds: float
+    parent_peak_mib: float
+    worker_peak_mib: float
+
+
+def made_up(region: str, rows: int) -> pd.DataFrame:
+    """A region's rows: a rule over some of the features, and noise."""
+    random = np.random.default_rng([7, *region.encode()])
+    numbers = random.normal(size=(rows, NUMERIC))
+    texts = random.choice(np.array(["a", "b", "c", "d", "e"]), (rows, CATEGORICAL))
+    score = numbers[:, 0] + 0.5 * numbers[:, 1] * numbers[:, 2] + (texts[:, 0] == "a")
+    label = (score + random.normal(scale=0.5, size=rows)) > 0.5
+    seconds = np.sort(random.integers(0, 28 * 86_400, rows))
+    times = pd.Series(
+        pd.Timestamp(START.replace(tzinfo=None)) + pd.to_timedelta(seconds, unit="s")
+    ).astype("datetime64[us]")
+    keys = {
+        "partition_start": times.dt.floor("h"),
+        "event_id": [f"{region}-{number}" for number in range(rows)],
+        "event_time": times,
+        "region": region,
+        "label": pd.array(label, dtype="boolean"),
+    }
+    columns = {f"number_{index}": numbers[:, index] for index in range(NUMERIC)}
+    return pd.DataFrame({**keys, **columns, **_texts(texts)})
+
+
+def _texts(texts: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"text_{index}": texts[:, index] for index in range(CATEGORICAL)}
+
+
+def settings() -> PipelineSettings:
+    """Default training; a gate that lets the made-up models through."""
+    return PipelineSettings(
+        name=PIPELINE,
+        events=EventsSettings(
+            path="none", id="id", time="t", version="v", region="r", start=START.date()
+        ),
+        training=TrainingSettings(workers=WORKERS),
+        gate=Policy(deploy_at=0.8, review_at=0.7),
+    )
+
+
+def fit(job: tuple[str, pd.DataFrame]) -> int:
+    """What a worker of the bare pool does."""
+    region, frame = job
+    model = train(
+        frame,
+        COLUMNS,
+        settings().training,
+        pipeline=PIPELINE,
+        region=region,
+        label_delay=timedelta(0),
+        watermark=None,
+    )
+    return len(model.model_text)
+
+
+def bare_pool(frames: dict[str, pd.DataFrame]) -> float:
+    """Seconds for the same fits by a bare pool of two, its start included as ours is."""
+    started = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        for _ in pool.imap_unordered(fit, frames.items()):
+            pass
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class House:
+    """Stores and a Dagster instance in a folder."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+
+    def materialize(self, first: str, last: str) -> float:
+        """Seconds of one run."""
+        started = time.perf_counter()
+        result = dg.materialize(
+            [regional_model(settings()), dg.AssetSpec(dg.AssetKey([PIPELINE, "event_features"]))],
+            selection=[MODEL],
+            instance=self.instance,
+            tags={
+                "dagster/asset_partition_range_start": first,
+                "dagster/asset_partition_range_end": last,
+            },
+            resources={
+                "warehouse": WarehouseResource(database=str(self.folder / "w.duckdb")),
+                "operational": OperationalResource(url=f"sqlite:///{self.folder / 's.sqlite'}"),
+                "artifacts": ArtifactsResource(root=str(self.folder / "artifacts")),
+            },
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        if not result.success:
+            raise RuntimeError("the run failed")
+        return time.perf_counter() - started
+
+
+@contextmanager
+def house(frames: Sequence[pd.DataFrame], regions: Sequence[str]) -> Iterator[House]:
+    """A warehouse that holds these rows and a Dagster that knows these regions."""
+    with tempfile.TemporaryDirectory() as name, dg.instance_for_test() as instance:
+        folder = Path(name)
+        with Warehouse(folder / "w.duckdb").connect() as connection:
+            connection.execute(f"CREATE SCHEMA {PIPELINE}")
+            for number, frame in enumerate(frames):
+                connection.register("part", frame)
+                verb = "CREATE TABLE" if number == 0 else "INSERT INTO"
+                middle = " AS" if number == 0 else ""
+                connection.execute(f"{verb} {PIPELINE}.event_features{middle} SELECT * FROM part")
+        instance.add_dynamic_partitions(f"{PIPELINE}_region", list(regions))
+        yield House(folder, instance)
+
+
+def measure(count: int, rows: int, *, bare: bool) -> Result:
+    """One size, ours beside the bare pool."""
+    regions = [f"region_{number:04d}" for number in range(count)]
+    frames = {region: made_up(region, rows) for region in regions}
+    with house(list(frames.values()), regions) as stores:
+        baseline = bare_pool(frames) if bare else None
+        frames.clear()
+        ours = stores.materialize(regions[0], regions[-1])
+        worked = _worked(stores.instance, count)
+        unchanged = stores.materialize(regions[0], regions[-1])
+        with Warehouse(stores.folder / "w.duckdb").connect() as connection:
+            connection.execute(
+                f"DELETE FROM {PIPELINE}.event_features WHERE event_id = ?", [f"{regions[0]}-0"]
+            )
+        alone = stores.materialize(regions[0], regions[0])
+    return Result(
+        regions=count,
+        rows=rows,
+        bare_pool_seconds=None if baseline is None else round(baseline, 2),
+        ours_seconds=round(ours, 2),
+        ratio=None if baseline is None else round(ours / baseline, 3),
+        beside_training_ms_per_region=(
+            None if baseline is None else round((ours - baseline) / count * 1000, 1)
+        ),
+        unchanged_seconds=round(unchanged, 2),
+        alone_seconds=round(alone, 2),
+        worker_seconds=round(sum(seconds for seconds, _ in worked), 2),
+        parent_peak_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        worker_peak_mib=max(peak for _, peak in worked),
+    )
+
+
+def _worked(instance: dg.DagsterInstance, count: int) -> list[tuple[float, float]]:
+    """Seconds and peak memory that the workers reported, by region."""
+    records = instance.fetch_materializations(MODEL, limit=count).records
+    found = [record.asset_materialization for record in records]
+    return [
+        (float(each.metadata["seconds"].value), float(each.metadata["worker_peak_mb"].value))
+        for each in found
+        if each is not None
+    ]
+
+
+def main() -> None:
+    """Measures, prints and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--regions", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--many", type=int, default=1000, help="0: leave the large fleet out")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    sizes = [(options.regions, options.rows)] + [(options.many, 1000)] * bool(options.many)
+    results = []
+    for count, rows in sizes:
+        results.append(measure(count, rows, bare=True))
+        print(results[-1])
+    document = {
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "lightgbm": lightgbm.__version__,
+        "workers": WORKERS,
+        "results": [asdict(result) for result in results],
+    }
+    options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
