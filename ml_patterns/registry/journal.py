@@ -23,8 +23,9 @@ GATE = "gate"
 def insert_if_absent(connection: sa.Connection, table: sa.Table, **values: Any) -> bool:
     """Inserts a row unless its key exists; returns whether it was inserted."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    done = connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
-    return done.rowcount == 1
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    # Returned rows are counted, because not every driver counts the inserted ones.
+    return connection.execute(statement.returning(sa.literal(1))).first() is not None
 
 
 def named(actor: str, reason: str) -> tuple[str, str]:
