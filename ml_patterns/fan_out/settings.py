@@ -13,18 +13,26 @@ from ml_patterns.base import Duration, Settings
 
 Candidate = dict[str, float | int | str | bool]
 
-DATASET_PARAMETERS = frozenset(
-    {
-        "max_bin",
-        "min_data_in_bin",
-        "categorical_feature",
-        "feature_pre_filter",
-        "bin_construct_sample_cnt",
-    }
-)
-RESERVED_PARAMETERS = frozenset(
-    {"objective", "num_threads", "seed", "deterministic", "verbosity", "metric", "num_iterations"}
-)
+_DATASET_PARAMETERS = """
+max_bin max_bins max_bin_by_feature min_data_in_bin bin_construct_sample_cnt subsample_for_bin
+data_random_seed data_seed is_enable_sparse is_sparse enable_sparse sparse enable_bundle
+is_enable_bundle bundle use_missing zero_as_missing feature_pre_filter pre_partition
+is_pre_partition two_round two_round_loading use_two_round_loading header has_header linear_tree
+linear_trees label_column label weight_column weight group_column group ignore_column
+ignore_feature blacklist categorical_feature cat_feature categorical_column cat_column
+categorical_features forcedbins_filename group_id query query_column query_id
+"""
+_OWN_PARAMETERS = """
+objective objective_type app application loss num_threads num_thread nthread nthreads n_jobs seed
+random_seed random_state deterministic force_col_wise force_row_wise verbosity verbose metric
+metrics metric_types num_iterations num_iteration n_iter num_tree num_trees num_round num_rounds
+nrounds num_boost_round n_estimators max_iter early_stopping_round early_stopping_rounds
+early_stopping n_iter_no_change num_class num_classes device_type device
+"""
+DATASET_PARAMETERS = frozenset(_DATASET_PARAMETERS.split())
+"""LightGBM's parameters of the binned dataset, with their aliases."""
+RESERVED_PARAMETERS = frozenset(_OWN_PARAMETERS.split())
+"""Parameters that the training sets itself, with their aliases."""
 
 DEFAULT_CANDIDATES: tuple[Candidate, ...] = (
     {"num_leaves": 7, "learning_rate": 0.1, "min_data_in_leaf": 20},
