@@ -2,7 +2,8 @@
 
 `python -m benchmarks.serving --json PATH`: latency (p50, p99) and rows per second for batches of 1,
 32 and 1,000 rows, as JSON and as binary tensors, beside bare LightGBM in the same run; with 1 and
-100 hosted models; start-up time and memory of the server process.
+100 hosted models; start-up time and memory of the server process. MLServer is asked the same,
+where ML_PATTERNS_MLSERVER names its program (`benchmarks/mlserver.py`).
 """
 
 import argparse
@@ -23,6 +24,7 @@ import lightgbm
 import numpy as np
 import requests
 
+from benchmarks.mlserver import mlserver, program
 from ml_patterns.branching.policy import Policy
 from ml_patterns.registry.card import Feature, Golden, ModelCard, Window
 from ml_patterns.registry.registry import Registry
@@ -200,20 +202,12 @@ def run(seconds: float) -> dict[str, Any]:
     """
     timings: list[Timing] = []
     processes: list[Process] = []
-    for models in (1, 100):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            booster = deploy(folder, models)
-            started = time.perf_counter()
-            with server(folder) as (url, pid), requests.Session() as session:
-                listening = time.perf_counter()
-                ask_all(session, url, models)
-                answered = time.perf_counter()
-                for rows in BATCHES:
-                    timings += compare(session, url, booster, models, rows, seconds)
-                processes.append(
-                    Process(models, listening - started, answered - listening, memory_mib(pid))
-                )
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        other = None
+        if program() is not None:
+            other = stack.enter_context(mlserver(Path(name), f"{PIPELINE}.region_0", train(0)))
+        for models in (1, 100):
+            measure_fleet(models, other if models == 1 else None, seconds, timings, processes)
     return {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "lightgbm": lightgbm.__version__,
@@ -222,6 +216,29 @@ def run(seconds: float) -> dict[str, Any]:
         "timings": [asdict(timing) for timing in timings],
         "processes": [asdict(process) for process in processes],
     }
+
+
+def measure_fleet(
+    models: int,
+    other: str | None,
+    seconds: float,
+    timings: list[Timing],
+    processes: list[Process],
+) -> None:
+    """Adds the figures of our server with a number of models; `other` is MLServer's URL."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        booster = deploy(folder, models)
+        started = time.perf_counter()
+        with server(folder) as (url, pid), requests.Session() as session:
+            listening = time.perf_counter()
+            ask_all(session, url, models)
+            answered = time.perf_counter()
+            for rows in BATCHES:
+                timings += compare(session, url, other, booster, models, rows, seconds)
+            processes.append(
+                Process(models, listening - started, answered - listening, memory_mib(pid))
+            )
 
 
 def ask_all(session: requests.Session, url: str, models: int) -> None:
@@ -235,6 +252,7 @@ def ask_all(session: requests.Session, url: str, models: int) -> None:
 def compare(
     session: requests.Session,
     url: str,
+    other: str | None,
     booster: lightgbm.Booster,
     models: int,
     rows: int,
@@ -242,17 +260,21 @@ def compare(
 ) -> list[Timing]:
     """Bare prediction, JSON and binary, side by side for one batch size."""
     matrix = np.random.default_rng(rows).normal(size=(rows, FEATURES))
-    path = f"{url}/v2/models/{PIPELINE}.region_0/infer"
+    path = f"/v2/models/{PIPELINE}.region_0/infer"
 
-    def ask(request: Callable[[np.ndarray], tuple[bytes, dict[str, str]]]) -> np.ndarray:
+    def ask(
+        request: Callable[[np.ndarray], tuple[bytes, dict[str, str]]], base: str = url
+    ) -> np.ndarray:
         body, headers = request(matrix)
-        return predictions_of(session.post(path, data=body, headers=headers))
+        return predictions_of(session.post(f"{base}{path}", data=body, headers=headers))
 
     ways: dict[str, Callable[[], np.ndarray]] = {
         "bare": lambda: np.asarray(booster.predict(matrix, num_threads=1)),
         "json": lambda: ask(json_request),
         "binary": lambda: ask(binary_request),
     }
+    if other is not None:
+        ways["mlserver"] = lambda: ask(json_request, other)
     answers = {way: call().tobytes() for way, call in ways.items()}
     if len(set(answers.values())) != 1:
         raise SystemExit("the server's predictions differ from LightGBM's own")
@@ -289,11 +311,11 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = run(arguments.seconds)
     print(
-        f"{'way':8}{'models':>7}{'rows':>6}{'p50 ms':>9}{'p99 ms':>9}{'rows/s':>11}{'of bare':>9}"
+        f"{'way':10}{'models':>7}{'rows':>6}{'p50 ms':>9}{'p99 ms':>9}{'rows/s':>11}{'of bare':>9}"
     )
     for timing in figures["timings"]:
         print(
-            f"{timing['way']:8}{timing['models']:7}{timing['rows']:6}{timing['p50_ms']:9.2f}"
+            f"{timing['way']:10}{timing['models']:7}{timing['rows']:6}{timing['p50_ms']:9.2f}"
             f"{timing['p99_ms']:9.2f}{timing['rows_per_second']:11.0f}"
             f"{timing['share_of_bare']:9.2f}"
         )
