@@ -51,7 +51,9 @@ class CircuitOpenError(pybreaker.CircuitBreakerError):
 
 
 @dataclass(frozen=True)
-class _Admission:
+class Admission:
+    """A call that was let through: under which epoch, and whether it is the probe."""
+
     epoch: int
     probe: bool
 
@@ -204,64 +206,67 @@ class SharedBreaker(pybreaker.CircuitBreaker):
             CircuitOpenError: it was not called.
             BaseException: what the function raised.
         """
-        admission = self._admit()
-        for listener in self.listeners:
+        admission = self.admit()
+        for listener in self._listeners:
             listener.before_call(self, func, *args, **kwargs)
         try:
             answer = func(*args, **kwargs)
         except BaseException as error:
-            self._settle_failure(admission, error)
+            self.settle(admission, error)
             raise
-        self._settle_success(admission)
+        self.settle(admission)
         return answer
 
-    def _admit(self) -> _Admission:
+    def admit(self) -> Admission:
+        """Lets one call through; it must be settled.
+
+        Raises:
+            CircuitOpenError: it may not be made.
+        """
         now = self._clock()
         circuit = self.storage.circuit()
-        if circuit.state == STATE_CLOSED:
-            self._notice()
-            return _Admission(circuit.epoch, probe=False)
         if circuit.probe_due(now):
             taken = self._change(
                 partial(transitions.probe_taken, owner=self._owner, now=now, lease=self._lease)
             )
             if taken.happened:
-                return _Admission(taken.after.epoch, probe=True)
+                return Admission(taken.after.epoch, probe=True)
             circuit = taken.after
-            if circuit.state == STATE_CLOSED:  # somebody else's probe was just answered
-                return _Admission(circuit.epoch, probe=False)
         self._notice()
+        if circuit.state == STATE_CLOSED:
+            return Admission(circuit.epoch, probe=False)
         raise CircuitOpenError(self.storage.name, circuit)
 
-    def _settle_success(self, admission: _Admission) -> None:
-        self._last_success = self._clock()
-        if admission.probe:
-            self._change(partial(transitions.probe_succeeded, epoch=admission.epoch))
-        for listener in self.listeners:
-            listener.success(self)
-
-    def _settle_failure(self, admission: _Admission, error: BaseException) -> None:
-        now, reason = self._clock(), _one_line(error)
-        counts = classify(error) is Outcome.TRANSIENT
-        if counts:
-            wait = timedelta(seconds=self.reset_timeout * self._uniform(1.0, 1.0 + _JITTER))
-            rule = (
-                partial(transitions.probe_failed, wait=wait)
-                if admission.probe
-                else partial(
-                    transitions.failed,
-                    fail_max=self.fail_max,
-                    wait=wait,
-                    last_success=self._last_success,
-                )
-            )
-            self._change(partial(rule, epoch=admission.epoch, now=now, reason=reason))
-            for listener in self.listeners:
+    def settle(self, admission: Admission, error: BaseException | None = None) -> None:
+        """Says how an admitted call ended: answered, or with this error."""
+        if error is None:
+            self._last_success = self._clock()
+            if admission.probe:
+                self._change(partial(transitions.probe_succeeded, epoch=admission.epoch))
+            for listener in self._listeners:
+                listener.success(self)
+        elif classify(error) is Outcome.TRANSIENT:
+            self._count(admission, _one_line(error))
+            for listener in self._listeners:
                 listener.failure(self, error)
         elif admission.probe:
             self._change(
-                partial(transitions.probe_returned, epoch=admission.epoch, now=now, reason=reason)
+                partial(
+                    transitions.probe_returned,
+                    epoch=admission.epoch,
+                    now=self._clock(),
+                    reason=_one_line(error),
+                )
             )
+
+    def _count(self, admission: Admission, reason: str) -> None:
+        wait = timedelta(seconds=self.reset_timeout * self._uniform(1.0, 1.0 + _JITTER))
+        # One success restarts the count once, even if the clock is set back meanwhile.
+        succeeded, self._last_success = self._last_success, None
+        ended = _Ending(admission.epoch, self._clock(), wait, reason)
+        self._change(
+            ended.of_probe if admission.probe else partial(ended.of_call, self.fail_max, succeeded)
+        )
 
     def _change(self, change: Change, actor: str | None = None) -> Changed:
         changed = self.storage.change(change, actor=actor or self._owner, now=self._clock())
@@ -301,6 +306,34 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         """Lets the next call through as a probe."""
         now = self._clock()
         self._change(lambda circuit: transitions.probe_allowed(circuit, now=now))
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """A failure, on its way into the circuit."""
+
+    epoch: int
+    now: datetime
+    wait: timedelta
+    reason: str
+
+    def of_probe(self, circuit: Circuit) -> Circuit | None:
+        return transitions.probe_failed(
+            circuit, epoch=self.epoch, now=self.now, wait=self.wait, reason=self.reason
+        )
+
+    def of_call(
+        self, fail_max: int, last_success: datetime | None, circuit: Circuit
+    ) -> Circuit | None:
+        return transitions.failed(
+            circuit,
+            epoch=self.epoch,
+            now=self.now,
+            fail_max=fail_max,
+            wait=self.wait,
+            last_success=last_success,
+            reason=self.reason,
+        )
 
 
 def _one_line(error: BaseException) -> str:

@@ -89,7 +89,8 @@ def failed(
     if circuit.epoch != epoch or circuit.state != STATE_CLOSED:
         return None
     began = circuit.counting_since
-    restart = began is None or (last_success is not None and last_success >= began)
+    # At the same instant the failure wins: better a circuit too open than an outage unseen.
+    restart = began is None or (last_success is not None and last_success > began)
     counted = replace(
         circuit,
         failures=1 if restart else circuit.failures + 1,
