@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ml_patterns.base import Clock, utc_now
 from ml_patterns.circuit_breaker.tables import prediction_cache
+from ml_patterns.retry.patience import soon_or_never
 from ml_patterns.storage.operational import reading
 
 _AT_ONCE = 500
@@ -100,7 +101,7 @@ class PredictionCache:
                 "made_at": statement.excluded.made_at,
             },
         )
-        with self._engine.begin() as connection:
+        with soon_or_never(self._engine) as connection:
             connection.execute(statement, list(rows.values()))
             self._written_since_pruning += len(rows)
             if self._written_since_pruning * 100 > self._max_rows:

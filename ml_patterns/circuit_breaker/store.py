@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ml_patterns.circuit_breaker.tables import breaker_events, breakers
 from ml_patterns.circuit_breaker.transitions import Circuit
+from ml_patterns.retry.patience import soon_or_never
 from ml_patterns.storage.operational import reading
 
 Change = Callable[[Circuit], Circuit | None]
@@ -99,7 +100,7 @@ class OperationalStore:
 
     def change(self, name: str, change: Change, *, actor: str, now: datetime) -> Changed:
         """Applies a change and writes its event, in one transaction."""
-        with self._engine.begin() as connection:
+        with soon_or_never(self._engine) as connection:
             self._ensure(connection, name)
             before = _load(connection, name, for_update=True) or Circuit()
             after = change(before)

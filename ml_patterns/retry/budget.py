@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ml_patterns.base import Clock, utc_now
+from ml_patterns.retry.patience import soon_or_never
 from ml_patterns.retry.tables import retry_budget
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class RetryBudget:
         insert = _upsert(self._engine)(table).values(
             name=self._name, minute=minute, requests=new_requests, retries=0
         )
-        with self._engine.begin() as connection:
+        with soon_or_never(self._engine) as connection:
             connection.execute(
                 insert.on_conflict_do_update(
                     index_elements=["name", "minute"],
