@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ml_patterns.registry.registry import Registry
 from ml_patterns.serving import protocol
@@ -79,6 +80,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
     )
     app.add_exception_handler(RequestError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(Exception, _fail)
     _add_health(app, fleet)
     _add_models(app, fleet)
@@ -262,12 +264,20 @@ def _follow(fleet: Fleet, settings: ServerSettings, stop: threading.Event) -> No
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status is HTTPStatus.REQUEST_TIMEOUT:
+        # What is still to come of the body has nowhere to go.
+        headers["Connection"] = "close"
     return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _refuse_route(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _hung_up(_request: Request, _error: Exception) -> Response:
+    # Nobody reads this; the status is what the access log shows.
+    return JSONResponse({"error": "the client hung up"}, HTTPStatus.BAD_REQUEST)
 
 
 async def _fail(_request: Request, _error: Exception) -> Response:

@@ -120,8 +120,21 @@ def test_a_body_that_does_not_arrive_is_408(house: House) -> None:
         _client(server) as client,
         HalfSent(server, BODY) as slow,
     ):
-        assert slow.answer()[0] == 408
+        status, headers, _ = slow.answer()
+        assert (status, headers["connection"]) == (408, "close")
         _wait_for_progress(client, 0)
+
+
+def test_a_client_that_hangs_up_leaves_nothing_behind(house: House) -> None:
+    """No place is kept for it, and no stack trace is written about it."""
+    house.deploy("eu", 1)
+    with running_server(house) as server, _client(server) as client:
+        with HalfSent(server, BODY):
+            _wait_for_progress(client, 1)
+        _wait_for_progress(client, 0)
+        server.process.terminate()
+        server.process.wait(timeout=20)
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_headers_that_do_not_arrive_close_the_connection(house: House) -> None:
