@@ -172,9 +172,9 @@ def announce_regions(
     instance: dg.DagsterInstance, settings: PipelineSettings, operational: OperationalResource
 ) -> None:
     """Makes every known region a partition of this Dagster instance, which may be a fresh one."""
-    name = region_partitions(settings).name or ""
-    present = set(instance.get_dynamic_partitions(name))
     found = known_regions(operational.engine(), settings.name)
+    name = region_partitions(settings).name or ""
+    present = set(instance.get_dynamic_partitions(name)) if found else set()
     fresh = [region for region in found if region not in present]
     if fresh:
         instance.add_dynamic_partitions(name, fresh)

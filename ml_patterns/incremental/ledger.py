@@ -182,7 +182,8 @@ def watermark(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings)
     if not exists(connection, settings.name):
         return None
     row = connection.execute(
-        f"SELECT max(newest) FROM {quoted(settings.name)}.partition_manifest WHERE class = 'accepted'"
+        f"SELECT max(newest) FROM {quoted(settings.name)}.partition_manifest "
+        "WHERE class = 'accepted'"
     ).fetchone()
     newest = row[0] if row else None
     return None if newest is None else (newest - settings.events.grace).replace(tzinfo=UTC)

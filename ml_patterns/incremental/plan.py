@@ -121,6 +121,30 @@ def fingerprint(due: Sequence[DuePartition]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def external_days(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
+) -> dict[str, list[datetime]]:
+    """Per external table, the days with events (first instants, UTC) that no answer covers yet."""
+    if not settings.external or not ledger.exists(connection, settings.name):
+        return {}
+    schema = quoted(settings.name)
+    answered = "SELECT NULL::TIMESTAMP AS partition_start WHERE ? IS NULL"
+    if has_table(connection, settings.name, "external_responses"):
+        answered = f"SELECT partition_start FROM {schema}.external_responses WHERE name = ?"
+    return {
+        table.name: [
+            row[0]
+            for row in connection.execute(
+                f"SELECT DISTINCT date_trunc('day', partition_start)::TIMESTAMP AS day "
+                f"FROM {schema}.entries WHERE counts "
+                f"AND day NOT IN ({answered}) ORDER BY day",
+                [table.name],
+            ).fetchall()
+        ]
+        for table in settings.external
+    }
+
+
 def _reason(
     rows: int, corrected: bool, unbuilt: bool, events: bool, code: bool, aggregates: bool
 ) -> str:

@@ -48,40 +48,43 @@ def _files_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
 
 
 def _due_partitions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
-    grain = Grain(settings.events.grain)
-    job = f"{settings.name}_build_job"
-
     @dg.sensor(
         name=f"{settings.name}_due_partitions_sensor",
-        job_name=job,
+        job_name=f"{settings.name}_build_job",
         minimum_interval_seconds=30,
         description="Requests exactly the partitions that `ml-patterns plan` shows as due.",
     )
     def due_partitions_sensor(
         context: dg.SensorEvaluationContext, warehouse: WarehouseResource
     ) -> dg.RunRequest | dg.SkipReason:
-        running = dg.RunsFilter(job_name=job, statuses=UNFINISHED)
-        if context.instance.get_runs_count(running):
-            return dg.SkipReason("a build is under way; what it leaves is requested after it")
-        if not warehouse.warehouse().path.exists():
-            return dg.SkipReason("no file was registered yet")
-        with warehouse.reading() as connection:
-            for layer in plan.LAYERS:
-                now = utc_now()
-                due = plan.plan(connection, settings, layer, now)
-                if due:
-                    first, last = due[0].partition, due[-1].partition
-                    return dg.RunRequest(
-                        # What stays due after a failure is asked for again, once an hour.
-                        run_key=f"{layer}-{plan.fingerprint(due)}-{now:%Y%m%d%H}",
-                        asset_selection=[dg.AssetKey([settings.name, f"event_{layer}"])],
-                        run_config=only_due(settings, layer),
-                        tags=range_tags(grain.key(first), grain.key(last)),
-                    )
-            mark = ledger.watermark(connection, settings)
-        return dg.SkipReason(f"nothing is due; watermark {mark or 'none yet'}")
+        return request_due(context.instance, settings, warehouse)
 
     return due_partitions_sensor
+
+
+def request_due(
+    instance: dg.DagsterInstance, settings: PipelineSettings, warehouse: WarehouseResource
+) -> dg.RunRequest | dg.SkipReason:
+    """One run for everything that is due in the first layer where anything is."""
+    running = dg.RunsFilter(job_name=f"{settings.name}_build_job", statuses=UNFINISHED)
+    if instance.get_runs_count(running):
+        return dg.SkipReason("a build is under way; what it leaves is requested after it")
+    if not warehouse.warehouse().path.exists():
+        return dg.SkipReason("no file was registered yet")
+    grain, now = Grain(settings.events.grain), utc_now()
+    with warehouse.reading() as connection:
+        for layer in plan.LAYERS:
+            due = plan.plan(connection, settings, layer, now)
+            if due:
+                return dg.RunRequest(
+                    # What stays due after a failure is asked for again, once an hour.
+                    run_key=f"{layer}-{plan.fingerprint(due)}-{now:%Y%m%d%H}",
+                    asset_selection=[dg.AssetKey([settings.name, f"event_{layer}"])],
+                    run_config=only_due(settings, layer),
+                    tags=range_tags(grain.key(due[0].partition), grain.key(due[-1].partition)),
+                )
+        mark = ledger.watermark(connection, settings)
+    return dg.SkipReason(f"nothing is due; watermark {mark or 'none yet'}")
 
 
 def only_due(settings: PipelineSettings, layer: plan.Layer) -> dict[str, object]:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import duckdb
 import fsspec
 
-from ml_patterns.errors import SourceFileError
+from ml_patterns.errors import SettingsError, SourceFileError
 from ml_patterns.incremental.settings import EventsSettings
+from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import literal, quoted
 
 FILE_COLUMN = "_file"
 _TIME = "TIMESTAMP"
+_SAMPLE = 3
 _HAS_OFFSET = r":\d{2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$"  # after a clock time: a date ends alike
 _FORMATS = {
     ".parquet": "parquet",
@@ -165,6 +167,43 @@ def check_columns(path: str, found: Iterable[str], events: EventsSettings) -> No
             f"{path} has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}: "
             "land it again with its header, or correct the setting"
         )
+
+
+def verify_columns(settings: PipelineSettings) -> str | None:
+    """Looks at a few landed files when a pipeline is loaded; one that fits is enough.
+
+    Returns:
+        A warning where no file has landed yet: the stream may not have started.
+
+    Raises:
+        SettingsError: a column that the settings name is not in the events; names it and those
+            that are.
+    """
+    if "://" in settings.event_glob:
+        return None  # loading a code location must not depend on the network
+    listed = list_files(settings.event_glob)
+    if not listed:
+        return f"events.path of pipeline {settings.name} matches no file yet: {settings.event_glob}"
+    sample = {file.path: file for file in (*listed[:_SAMPLE], *listed[-_SAMPLE:])}
+    connection = duckdb.connect()
+    mistake: SourceFileError | None = None
+    try:
+        for path in sample:
+            try:
+                found = describe(connection, path)
+            except SourceFileError:
+                continue  # the next listing says what is wrong with it
+            try:
+                check_columns(path, found, settings.events)
+            except SourceFileError as error:
+                mistake = error
+            else:
+                return None
+    finally:
+        connection.close()
+    if mistake:
+        raise SettingsError(f"pipeline {settings.name}: {mistake}") from mistake
+    return None
 
 
 def stream_types(

@@ -13,6 +13,9 @@ from pydantic import Field, field_validator, model_validator
 from ml_patterns.base import Duration, Settings, format_duration
 from ml_patterns.storage.sql import is_name
 
+INSIDE_COMMAND = "ML_PATTERNS_INSIDE_COMMAND"
+"""Environment variable that is set while a command executes runs in its own process."""
+
 
 class RetrySettings(Settings):
     """How long and how often transient failures are retried, in code and in Dagster."""
@@ -51,8 +54,9 @@ class RetrySettings(Settings):
 
     @property
     def effective_step_retries(self) -> int:
-        """`step_retries`, or 0 where Dagster would sleep inside a command of CI."""
-        return 0 if os.environ.get("CI", "").lower() == "true" else self.step_retries
+        """`step_retries`, or 0 where Dagster would sleep inside a command (CI, `ml-patterns`)."""
+        inside = os.environ.get("CI", "").lower() == "true" or os.environ.get(INSIDE_COMMAND)
+        return 0 if inside else self.step_retries
 
 
 class ExternalSettings(Settings):

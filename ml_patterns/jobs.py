@@ -1,0 +1,81 @@
+"""Jobs and schedules of a pipeline.
+
+Belongs here: names under which runs are requested, and what starts by the clock. Does not: what
+starts by an event (each room's `sensors.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ml_patterns.incremental.sensors import request_due
+from ml_patterns.partitions import range_tags, region_partitions
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.resources import WarehouseResource
+
+_JOBS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "ingest": (("event_files",), "Registers and judges landed files."),
+    "build": (("event_aggregates", "event_features"), "Computes partitions of events."),
+    "training": (("regional_model",), "Trains and gates one model per region."),
+    "leaderboard": (("leaderboard",), "Ranks the fleet."),
+    "deployment": (("deployed_model",), "Promotes what the gate or a reviewer approved."),
+    "predictions": (("predictions",), "Asks the model server for predictions."),
+    "quality": (("prediction_quality",), "Judges predictions by the labels that came since."),
+}
+
+
+def build_jobs(settings: PipelineSettings) -> list[Any]:
+    """One job per step of the data's way, named `<pipeline>_<step>_job`."""
+    jobs = {step: (list(assets), text) for step, (assets, text) in _JOBS.items()}
+    if settings.external:
+        tables = [f"external/{table.name}" for table in settings.external]
+        jobs["external"] = (tables, "Reads the tables of HTTP APIs.")
+    return [
+        dg.define_asset_job(
+            f"{settings.name}_{step}_job",
+            selection=dg.AssetSelection.assets(
+                *([settings.name, *asset.split("/")] for asset in assets)
+            ),
+            description=text,
+        )
+        for step, (assets, text) in jobs.items()
+    ]
+
+
+def build_schedules(settings: PipelineSettings) -> list[dg.ScheduleDefinition]:
+    """The weekly training, and the hourly alternative to the sensor for due partitions."""
+    return [_training_schedule(settings), _due_partitions_schedule(settings)]
+
+
+def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{settings.name}_training_schedule",
+        job_name=f"{settings.name}_training_job",
+        cron_schedule=settings.training.schedule,
+        execution_timezone="UTC",
+        description="Trains the whole fleet in one run; what has not changed is skipped.",
+    )
+    def training_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        regions = context.instance.get_dynamic_partitions(region_partitions(settings).name or "")
+        if not regions:
+            return dg.SkipReason("no region is known yet")
+        return dg.RunRequest(tags=range_tags(regions[0], regions[-1]))
+
+    return training_schedule
+
+
+def _due_partitions_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{settings.name}_due_partitions_schedule",
+        job_name=f"{settings.name}_build_job",
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        description="Requests what is due once an hour; the alternative to the sensor.",
+    )
+    def due_partitions_schedule(
+        context: dg.ScheduleEvaluationContext, warehouse: WarehouseResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        return request_due(context.instance, settings, warehouse)
+
+    return due_partitions_schedule

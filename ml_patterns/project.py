@@ -1,0 +1,108 @@
+"""The Dagster project that a command runs in, and its pipelines.
+
+Belongs here: finding and loading. Does not: running anything (`catch_up.py`).
+"""
+
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import dagster as dg
+
+from ml_patterns.errors import SettingsError
+from ml_patterns.installation import Installation, project_root
+from ml_patterns.pipeline import EventModelPipeline
+from ml_patterns.settings import PipelineSettings
+
+INSTANCE_TEMPLATE = """\
+# How this Dagster instance runs ml_patterns. Written once; yours to change.
+concurrency:
+  runs:
+    max_concurrent_runs: 2
+  pools:
+    granularity: op
+    default_limit: 1  # the pool `warehouse`: one writer of the DuckDB file at a time
+run_monitoring:
+  enabled: true
+  free_slots_after_run_end_seconds: 60
+telemetry:
+  enabled: false
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's folder and what its YAML files define."""
+
+    root: Path
+    tree: dg.ComponentTree
+
+    @classmethod
+    def load(cls, start: Path | None = None) -> Self:
+        """Loads the project of a folder (default: the working directory).
+
+        Raises:
+            SettingsError: the folder belongs to no Dagster project.
+        """
+        root = project_root(start)
+        marker = root / "pyproject.toml"
+        if not marker.is_file() or "[tool.dg" not in marker.read_text():
+            raise SettingsError(
+                f"{root} is in no Dagster project: run this where pyproject.toml has [tool.dg]"
+            )
+        if str(root) not in sys.path:
+            sys.path.insert(0, str(root))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return cls(root, dg.ComponentTree.for_project(root))
+
+    @cached_property
+    def pipelines(self) -> dict[str, PipelineSettings]:
+        """Settings of every pipeline, by name."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            found = self.tree.get_all_components(of_type=EventModelPipeline)
+        return {component.settings.name: component.settings for component in found}
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        """Everything that Dagster sees of this project."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return self.tree.build_defs()
+
+    @property
+    def installation(self) -> Installation:
+        """Addresses of the stores."""
+        return Installation.from_environment(self.root)
+
+    def pipeline(self, name: str) -> PipelineSettings:
+        """Settings of one pipeline.
+
+        Raises:
+            SettingsError: there is none of that name; names those that are there.
+        """
+        if name not in self.pipelines:
+            there = ", ".join(sorted(self.pipelines)) or "none"
+            raise SettingsError(f"no pipeline {name} in {self.root}; there are: {there}")
+        return self.pipelines[name]
+
+
+def dagster_home(root: Path) -> Path:
+    """DAGSTER_HOME, or `data/dagster` of the project; made with our template where it is new."""
+    home = Path(os.environ.get("DAGSTER_HOME") or root / "data" / "dagster").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists() and not any(home.iterdir()):
+        (home / "dagster.yaml").write_text(INSTANCE_TEMPLATE)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def quiet_dagster() -> None:
+    """Keeps Dagster's own log lines out of a command's output; runs keep them in the UI."""
+    logging.getLogger("dagster").setLevel(logging.ERROR)
