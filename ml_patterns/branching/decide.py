@@ -17,11 +17,11 @@ import numpy as np
 from ml_patterns.branching.evidence import ChampionEvidence, Evidence
 from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.statistics import (
-    METRICS,
     is_worse,
     lower_bound,
     p_better_than_chance,
     rows_to_pass,
+    value,
 )
 from ml_patterns.registry.records import Verdict
 
@@ -101,17 +101,21 @@ def decide(evidence: Evidence, policy: Policy, champion: ChampionEvidence | None
     )
 
 
-def reaches(value: float, threshold: float) -> bool:
+def reaches(measured: float, threshold: float) -> bool:
     """Whether a value is at or above a threshold, written in decimal."""
-    return value >= threshold or math.isclose(value, threshold, rel_tol=0, abs_tol=_ROUNDING)
+    return measured >= threshold or math.isclose(measured, threshold, rel_tol=0, abs_tol=_ROUNDING)
 
 
-def _verdict(value: float | None, policy: Policy, findings: tuple[Finding, ...]) -> Verdict:
+def _verdict(measured: float | None, policy: Policy, findings: tuple[Finding, ...]) -> Verdict:
     answers = {finding.answer for finding in findings}
-    below = value is not None and not reaches(value, policy.review_at)
+    below = measured is not None and not reaches(measured, policy.review_at)
     if Answer.NO in answers or below:
         return Verdict.REJECT
-    if Answer.CANNOT_JUDGE in answers or value is None or not reaches(value, policy.deploy_at):
+    if (
+        Answer.CANNOT_JUDGE in answers
+        or measured is None
+        or not reaches(measured, policy.deploy_at)
+    ):
         return Verdict.REVIEW
     return Verdict.DEPLOY
 
@@ -251,8 +255,9 @@ def _no_regression(evidence: Evidence, policy: Policy, champion: ChampionEvidenc
     )
     if worse is None:
         return Finding(name, Answer.CANNOT_JUDGE, f"it cannot be compared with {who}")
-    of = METRICS[policy.metric]
-    ours, theirs = (float(of(labels, values)) for values in (challenger, champion.probabilities))
+    ours, theirs = (
+        value(policy.metric, labels, said) for said in (challenger, champion.probabilities)
+    )
     figures = f"{ours:.3f} against {theirs:.3f} on the same {shared} rows"
     if worse:
         return Finding(name, Answer.NO, f"it is worse than {who}, beyond chance ({figures})")

@@ -16,6 +16,7 @@ from typing import Any, Self
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from ml_patterns.branching.statistics import Labels, Probabilities, all_metrics, auc
 from ml_patterns.registry.card import Feature, ModelCard, encode
@@ -234,16 +235,18 @@ def strongest_feature(
     positives = int(labels.sum())
     if min(positives, len(labels) - positives) < _FEWEST_OF_A_CLASS or not features:
         return None
-    filled = np.where(np.isnan(matrix), -np.inf, matrix).T
-    areas = all_areas(labels, filled)
+    counts = np.ones(len(labels))
+    areas = [float(auc(labels, column, counts)) for column in _missing_lowest(matrix).T]
+    areas = [max(area, 1 - area) for area in areas]
     best = int(np.argmax(areas))
-    return features[best].name, float(areas[best])
+    return features[best].name, areas[best]
 
 
-def all_areas(labels: Labels, columns: np.ndarray) -> np.ndarray:
-    """AUC of every column, the better direction of each, shape (columns,)."""
-    areas = auc(np.broadcast_to(labels, columns.shape), columns)
-    return np.maximum(areas, 1 - areas)
+def _missing_lowest(matrix: np.ndarray) -> np.ndarray:
+    """Ranks of each column's values, missing ones below all others."""
+    filled = np.where(np.isnan(matrix), -np.inf, matrix)
+    ranks: np.ndarray = rankdata(filled, method="dense", axis=0)
+    return ranks
 
 
 def fingerprint(test: pd.DataFrame) -> str:

@@ -24,7 +24,7 @@ from ml_patterns.registry.records import Notification
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = (3.05, 5)
-_ALARMING = frozenset({"rejected", "rolled_back", "review_expired"})
+_ALARMING = frozenset({"rejected", "champion_in_doubt", "rolled_back", "review_expired"})
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """The change of a champion: one new generation, whatever the reason.
 
-Belongs here: the compare-and-set and what belongs to it. Does not: whether a version may become
-champion (`Registry.promote`), which one a rollback returns to (`rollback.py`).
+Belongs here: the compare-and-set with all that it writes, and whether a decision still allows it.
+Does not: transactions (`registry.py`), which version a rollback returns to (`rollback.py`).
 """
 
 import sqlalchemy as sa
 
-from ml_patterns.errors import ConflictError
+from ml_patterns.errors import ConflictError, StaleDecisionError
 from ml_patterns.registry import tables
 from ml_patterns.registry.journal import RegionLock
-from ml_patterns.registry.records import Champion
+from ml_patterns.registry.records import Champion, DecisionRecord, ModelVersion
 from ml_patterns.registry.reviews import void_outdated
 
 
@@ -80,3 +80,34 @@ def install(
         },
     )
     return Champion(lock.pipeline, lock.region, number, artifact, generation, lock.now)
+
+
+def verify(lock: RegionLock, version: ModelVersion, decision: DecisionRecord, who: str) -> None:
+    """Refuses a decision that does not allow this version to be deployed now.
+
+    Raises:
+        StaleDecisionError: the sentence names what changed.
+    """
+    known = lock.connection.execute(
+        sa.select(tables.versions).where(
+            lock.of(tables.versions), tables.versions.c.number == version.number
+        )
+    ).one_or_none()
+    if known is None or known.artifact != version.artifact:
+        raise StaleDecisionError(f"{who} is not promoted: the registry has another artifact")
+    newest = lock.connection.scalar(
+        sa.select(sa.func.max(tables.decisions.c.id)).where(
+            lock.of(tables.decisions), tables.decisions.c.version == version.number
+        )
+    )
+    if newest != decision.id:
+        raise StaleDecisionError(
+            f"{who} is not promoted: decision {decision.id} is not its newest ({newest} is)"
+        )
+    if decision.champion_generation != lock.generation:
+        raise StaleDecisionError(
+            f"{who} is not promoted: it was judged against champion generation "
+            f"{decision.champion_generation}, but it is {lock.generation} now"
+        )
+    if known.state != "approved":
+        raise StaleDecisionError(f"{who} is not promoted: it is {known.state}, not approved")

@@ -18,7 +18,7 @@ from ml_patterns.branching.policy import Policy
 from ml_patterns.errors import ConflictError, StaleDecisionError, UserError
 from ml_patterns.registry import reviews as review_steps
 from ml_patterns.registry import tables
-from ml_patterns.registry.champions import install
+from ml_patterns.registry.champions import install, verify
 from ml_patterns.registry.journal import GATE, RegionLock, named
 from ml_patterns.registry.reads import RegistryReads
 from ml_patterns.registry.records import (
@@ -170,8 +170,9 @@ class Registry(RegistryReads):
                         champion_generation=champion_generation,
                     )
             if verdict is not Verdict.DEPLOY:
+                asked = "rejected" if verdict is Verdict.REJECT else "review_requested"
                 lock.notify(
-                    "review_requested" if verdict is Verdict.REVIEW and not serves else "rejected",
+                    "champion_in_doubt" if serves else asked,
                     (decision_id, version.artifact),
                     {
                         "decision": decision_id,
@@ -209,7 +210,7 @@ class Registry(RegistryReads):
                     f"{who} is not promoted: the champion is of generation {lock.generation} now, "
                     f"not {expected_generation}"
                 )
-            self._verify(lock, version, decision, who)
+            verify(lock, version, decision, who)
             return install(
                 lock,
                 version.number,
@@ -323,30 +324,3 @@ class Registry(RegistryReads):
     def _locked(self, pipeline: str, region: str) -> Iterator[RegionLock]:
         with self.engine.begin() as connection:
             yield RegionLock.take(connection, pipeline, region, self.clock())
-
-    def _verify(
-        self, lock: RegionLock, version: ModelVersion, decision: DecisionRecord, who: str
-    ) -> None:
-        known = lock.connection.execute(
-            sa.select(tables.versions).where(
-                lock.of(tables.versions), tables.versions.c.number == version.number
-            )
-        ).one_or_none()
-        if known is None or known.artifact != version.artifact:
-            raise StaleDecisionError(f"{who} is not promoted: the registry has another artifact")
-        newest = lock.connection.scalar(
-            sa.select(sa.func.max(tables.decisions.c.id)).where(
-                lock.of(tables.decisions), tables.decisions.c.version == version.number
-            )
-        )
-        if newest != decision.id:
-            raise StaleDecisionError(
-                f"{who} is not promoted: decision {decision.id} is not its newest ({newest} is)"
-            )
-        if decision.champion_generation != lock.generation:
-            raise StaleDecisionError(
-                f"{who} is not promoted: it was judged against champion generation "
-                f"{decision.champion_generation}, but it is {lock.generation} now"
-            )
-        if known.state != "approved":
-            raise StaleDecisionError(f"{who} is not promoted: it is {known.state}, not approved")

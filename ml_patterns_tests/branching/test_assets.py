@@ -1,6 +1,7 @@
 """`deployed_model` and the sensors on a real Dagster instance."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -195,6 +196,26 @@ def test_the_sensor_requests_exactly_what_passed_or_was_approved(
     assert requested(reviewing) == ["us_east"]
     run(settings, shop, instance, "eu")
     assert requested(settings) == []
+
+
+def test_the_outbox_sensor_sends_and_expires(
+    settings: PipelineSettings,
+    shop: Shop,
+    instance: dg.DagsterInstance,
+    honest: Model,
+    test_frame: pd.DataFrame,
+) -> None:
+    brief = Policy(deploy_at=0.999, review_at=0.5, review_expires_after=timedelta(0))
+    shop.judge(*honest, test_frame, policy=brief)
+    definitions = pipeline(settings, shop)
+    sensor = definitions.resolve_sensor_def("shop_outbox_sensor")
+    with dg.build_sensor_context(
+        instance=instance, definitions=definitions, resources=resources(shop)
+    ) as context:
+        result = sensor(context)
+    assert isinstance(result, dg.SkipReason)
+    assert result.skip_message == "1 reviews expired, 2 notifications sent, 0 pending"
+    assert shop.registry.version("shop", "eu", 1).state == "expired"
 
 
 @pytest.mark.parametrize(

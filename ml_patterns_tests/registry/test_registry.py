@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from ml_patterns.branching.policy import Policy
 from ml_patterns.errors import ConflictError, StaleDecisionError, UserError
+from ml_patterns.registry.outbox import notifications
 from ml_patterns.registry.records import DecisionRecord, ModelVersion
 from ml_patterns.registry.registry import Registry
 from ml_patterns.storage.operational import engine_for
@@ -252,6 +253,7 @@ def test_a_champion_that_fails_a_later_test_keeps_serving(registry: Registry) ->
     judged(registry, version, "reject", fingerprint="rows-2")
     assert registry.version("shop", "eu", 1).state == "champion"
     assert registry.generation("shop", "eu") == 1
+    assert notifications(registry.engine)[-1].kind == "champion_in_doubt"
 
 
 @pytest.mark.parametrize(
