@@ -15,7 +15,10 @@ from ml_patterns.registry.registry import Registry
 from ml_patterns.retry.settings import RetrySettings
 from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.operational import engine_for
+from ml_patterns_tests.registry.conftest import postgres, url
 from ml_patterns_tests.serving.conftest import House
+
+__all__ = ["postgres", "url"]
 
 QUICK = {
     "request_timeout": "0.3s",

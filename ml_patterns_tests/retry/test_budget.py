@@ -18,11 +18,6 @@ def noon() -> datetime:
     return NOON
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'state.sqlite'}"
-
-
 def spend_in_a_process(url: str, requests: int, granted: "multiprocessing.Queue[int]") -> None:
     budget = RetryBudget(engine_for(url), ratio=0.1, floor=10, clock=noon)
     count = 0

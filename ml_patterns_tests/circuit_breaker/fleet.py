@@ -1,0 +1,71 @@
+"""A process of a fleet: asks one server through the shared breaker, over and over.
+
+`python -m ml_patterns_tests.circuit_breaker.fleet STATE_URL SERVER_URL LEASE` runs until its input
+is closed; each line it prints is a number of calls that were answered since the last one.
+"""
+
+import contextlib
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+
+FAIL_MAX, RESET, CACHED = 5, 0.4, 0.05
+
+
+def main(state_url: str, server_url: str, lease: float) -> None:
+    """Asks until standard input ends."""
+    from ml_patterns.circuit_breaker.breaker import CircuitOpenError, SharedBreaker
+    from ml_patterns.circuit_breaker.store import OperationalStore
+    from ml_patterns.retry.classify import Outcome, classify
+    from ml_patterns.retry.http import fetch, http_session
+    from ml_patterns.storage.operational import engine_for
+
+    breaker = SharedBreaker(
+        "server",
+        OperationalStore(engine_for(state_url)),
+        fail_max=FAIL_MAX,
+        reset_timeout=RESET,
+        lease=lease,
+        cached_for=CACHED,
+    )
+    session = http_session(proxies=False)
+    body = b'{"inputs": [{"shape": [1, 1], "data": [0.5]}]}'
+    url = f"{server_url}/v2/models/p.eu/versions/1/infer"
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], 0.005)[0]:
+        try:
+            breaker.call(lambda: fetch(session, "POST", url, timeout=30, body=body))
+        except CircuitOpenError:
+            continue
+        except Exception as error:
+            if classify(error) is not Outcome.TRANSIENT:
+                raise
+            continue
+        print("answered", flush=True)
+
+
+@contextlib.contextmanager
+def running_fleet(
+    state_url: str, server_url: str, processes: int, lease: float = 40.0
+) -> Iterator[list["subprocess.Popen[str]"]]:
+    """So many processes, all of them asking already."""
+    command = [sys.executable, "-m", __name__, state_url, server_url, str(lease)]
+    fleet = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    try:
+        for process in fleet:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield fleet
+    finally:
+        for process in fleet:
+            process.kill()
+        for process in fleet:
+            process.communicate()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
