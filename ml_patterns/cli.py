@@ -1,22 +1,15 @@
 """The `ml-patterns` command.
 
-Belongs here: arguments, exit codes, what is printed. Does not: doing anything; every command calls
-a function that tests call, too. Heavy libraries are imported inside the commands that need them.
+Belongs here: the commands of the whole, and the rooms' commands put together. Does not: the rooms'
+commands (`commands/`).
 """
 
-import json
-from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ml_patterns.errors import ConflictError, UserError
-
-if TYPE_CHECKING:
-    from ml_patterns.project import Project
-    from ml_patterns.settings import PipelineSettings
+from ml_patterns.commands import AsJson, Pipeline, command, incremental, load, print_rows
+from ml_patterns.errors import UserError
 
 app = typer.Typer(
     name="ml-patterns",
@@ -24,35 +17,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Pipeline = Annotated[str, typer.Argument(help="Name of the pipeline, as in its YAML file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-def command(group: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
-    """A command whose mistakes by the user are one sentence on standard error, exit code 1."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except (UserError, ConflictError) as error:
-                typer.echo(f"ml-patterns: {error}", err=True)
-                raise typer.Exit(1) from error
-
-        group.command(name)(guarded)
-        return guarded
-
-    return decorate
-
-
-def load(pipeline: str) -> "tuple[Project, PipelineSettings]":
-    """The project of the working directory and one of its pipelines."""
-    from ml_patterns.project import Project
-
-    project = Project.load()
-    return project, project.pipeline(pipeline)
 
 
 @command(app)
@@ -80,28 +44,6 @@ def run(
 
 
 @command(app)
-def plan(pipeline: Pipeline, as_json: AsJson = False) -> None:
-    """Show what would be processed and why. Exit code 0: nothing is due; 2: something is."""
-    from ml_patterns.base import utc_now
-    from ml_patterns.incremental.grain import Grain
-    from ml_patterns.incremental.plan import LAYERS
-    from ml_patterns.incremental.plan import plan as plan_layer
-    from ml_patterns.storage.warehouse import Warehouse
-
-    project, settings = load(pipeline)
-    grain = Grain(settings.events.grain)
-    due = []
-    with Warehouse(project.installation.warehouse).connect() as connection:
-        for layer in LAYERS:
-            for entry in plan_layer(connection, settings, layer, utc_now()):
-                key = grain.key(entry.partition)
-                due.append((layer, key, entry.reason, entry.rows))
-    names = ("layer", "partition", "reason", "rows")
-    _print_rows(names, due, as_json, "nothing is due")
-    raise typer.Exit(2 if due else 0)
-
-
-@command(app)
 def sql(
     query: Annotated[str, typer.Argument(help="A query in DuckDB's SQL.")],
     as_json: AsJson = False,
@@ -122,7 +64,7 @@ def sql(
             rows = result.fetchall()
         except duckdb.Error as error:
             raise UserError(str(error)) from error
-    _print_rows(names, rows, as_json, "no rows")
+    print_rows(names, rows, as_json, "no rows")
 
 
 @command(app)
@@ -147,23 +89,4 @@ def demo() -> None:
     run_demo(project_root())
 
 
-def _print_rows(names: tuple[str, ...], rows: list[Any], as_json: bool, when_empty: str) -> None:
-    """A table for people, or a list of objects."""
-    if as_json:
-        objects = [dict(zip(names, row, strict=True)) for row in rows]
-        typer.echo(json.dumps(objects, default=str, indent=2))
-        return
-    if not rows:
-        typer.echo(when_empty)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*names, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    Console().print(table)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+incremental.register(app)
