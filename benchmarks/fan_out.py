@@ -2,9 +2,10 @@
 
 `python -m benchmarks.fan_out --json PATH`: 100 regions × 10,000 rows × 20 features and at most 200
 rounds. The bare pool is `multiprocessing.Pool(2)` calling the same training function on the same
-rows, held in memory; ours reads them from the warehouse, trains, writes artifacts, registers,
-probes, judges and reports every region to a Dagster instance on SQLite. Then the same range again
-with nothing changed, one region in a run of its own, and 1,000 regions × 1,000 rows.
+rows, which lie ready as one file per region; ours reads them from the warehouse, trains, writes
+artifacts, registers, probes, judges and reports every region to a Dagster instance on SQLite. Then
+the same range again with nothing changed, one region in a run of its own, and 1,000 regions × 1,000
+rows.
 """
 
 import argparse
@@ -113,26 +114,25 @@ def settings() -> PipelineSettings:
     )
 
 
-def fit(job: tuple[str, pd.DataFrame]) -> int:
+def fit(path: Path) -> int:
     """What a worker of the bare pool does."""
-    region, frame = job
     model = train(
-        frame,
+        pd.read_feather(path),
         COLUMNS,
         settings().training,
         pipeline=PIPELINE,
-        region=region,
+        region=path.stem,
         label_delay=timedelta(0),
         watermark=None,
     )
     return len(model.model_text)
 
 
-def bare_pool(frames: dict[str, pd.DataFrame]) -> float:
+def bare_pool(paths: Sequence[Path]) -> float:
     """Seconds for the same fits by a bare pool of two, its start included as ours is."""
     started = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
-        for _ in pool.imap_unordered(fit, frames.items()):
+        for _ in pool.imap_unordered(fit, paths):
             pass
     return time.perf_counter() - started
 
@@ -168,17 +168,19 @@ class House:
 
 
 @contextmanager
-def house(frames: Sequence[pd.DataFrame], regions: Sequence[str]) -> Iterator[House]:
-    """A warehouse that holds these rows and a Dagster that knows these regions."""
+def house(regions: Sequence[str], rows: int) -> Iterator[House]:
+    """A warehouse and files with made-up rows, and a Dagster that knows the regions."""
     with tempfile.TemporaryDirectory() as name, dg.instance_for_test() as instance:
         folder = Path(name)
         with Warehouse(folder / "w.duckdb").connect() as connection:
             connection.execute(f"CREATE SCHEMA {PIPELINE}")
-            for number, frame in enumerate(frames):
-                connection.register("part", frame)
-                verb = "CREATE TABLE" if number == 0 else "INSERT INTO"
-                middle = " AS" if number == 0 else ""
-                connection.execute(f"{verb} {PIPELINE}.event_features{middle} SELECT * FROM part")
+            table = f"{PIPELINE}.event_features"
+            for region in regions:
+                part = made_up(region, rows)
+                part.to_feather(folder / f"{region}.feather")
+                connection.register("part", part)
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {table} AS FROM part LIMIT 0")
+                connection.execute(f"INSERT INTO {table} FROM part")
         instance.add_dynamic_partitions(f"{PIPELINE}_region", list(regions))
         yield House(folder, instance)
 
@@ -186,10 +188,9 @@ def house(frames: Sequence[pd.DataFrame], regions: Sequence[str]) -> Iterator[Ho
 def measure(count: int, rows: int, *, bare: bool) -> Result:
     """One size, ours beside the bare pool."""
     regions = [f"region_{number:04d}" for number in range(count)]
-    frames = {region: made_up(region, rows) for region in regions}
-    with house(list(frames.values()), regions) as stores:
-        baseline = bare_pool(frames) if bare else None
-        frames.clear()
+    with house(regions, rows) as stores:
+        paths = [stores.folder / f"{region}.feather" for region in regions]
+        baseline = bare_pool(paths) if bare else None
         ours = stores.materialize(regions[0], regions[-1])
         worked = _worked(stores.instance, count)
         unchanged = stores.materialize(regions[0], regions[-1])

@@ -22,6 +22,7 @@ from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.probe import probe_artifacts
 from ml_patterns.errors import ArtifactError, MLPatternsError
 from ml_patterns.fan_out.batch import Batch
+from ml_patterns.fan_out.cluster import train_on_cluster
 from ml_patterns.fan_out.pool import Failed, Trained, Work, train_job, train_regions
 from ml_patterns.registry.card import ModelCard
 from ml_patterns.registry.registry import DecisionRecord, ModelVersion, Registry
@@ -100,7 +101,8 @@ class Fleet:
         with tempfile.TemporaryDirectory(prefix="ml-patterns-") as folder:
             jobs = batch.jobs(todo, Path(folder), self.artifacts_root)
             training = batch.settings.training
-            for outcome in train_regions(
+            spread = train_on_cluster if training.backend == "dask" else train_regions
+            for outcome in spread(
                 jobs, workers=training.workers, timeout=training.region_timeout, work=work
             ):
                 if isinstance(outcome, Failed):

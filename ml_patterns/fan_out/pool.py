@@ -10,13 +10,14 @@ others share) and writes its artifact itself; what travels is a path one way and
 import logging
 import multiprocessing
 import os
-import resource
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -128,11 +129,20 @@ def train_job(job: Job) -> tuple[Trained, ...]:
     store = ArtifactStore(job.artifacts)
     addresses = [store.put(model.model_text, card) for card in cards]
     seconds = time.perf_counter() - started
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return tuple(
-        Trained(card.region, address, job.kind, card.training_key, seconds, peak_mb)
+        Trained(card.region, address, job.kind, card.training_key, seconds, _peak_mb())
         for card, address in zip(cards, addresses, strict=True)
     )
+
+
+def _peak_mb() -> float:
+    """Most memory that this process ever held, in megabytes; 0 where the system does not say.
+
+    Not by `getrusage`: on Linux a process starts with its parent's peak.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def train_regions(
@@ -205,11 +215,12 @@ def _drain(
                 log.warning("the worker of %s died (%s); once more", _names(task.job), error)
                 submit(_Task(task.job, task.deaths + 1))
             else:
-                reason = _why(error, timeout)
+                reason = why_it_failed(error, timeout)
                 yield from (Failed(region, reason) for region in task.job.regions)
 
 
-def _why(error: BaseException, timeout: timedelta) -> str:
+def why_it_failed(error: BaseException, timeout: timedelta) -> str:
+    """A failure as one sentence with the remedy."""
     if isinstance(error, ProcessExpired):
         code = error.exitcode
         signal = f" by signal {-code}" if isinstance(code, int) and code < 0 else ""

@@ -61,8 +61,10 @@ class TrainingSettings(Settings):
     )
     class_weights: bool = Field(default=False, description="Weigh both classes equally.")
     seed: int = Field(default=7, ge=0, description="Seed of every random choice.")
-    backend: Literal["processes"] = Field(
-        default="processes", description="Where regions are trained: processes of this machine."
+    backend: Literal["processes", "dask"] = Field(
+        default="processes",
+        description="Where regions are trained: processes of this machine, or the Dask cluster "
+        "that DASK_SCHEDULER_ADDRESS names.",
     )
     workers: int = Field(default=0, ge=0, description="Worker processes; 0: one per core.")
     region_timeout: Duration = Field(
