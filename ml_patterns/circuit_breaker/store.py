@@ -86,8 +86,8 @@ class LocalStore:
 class OperationalStore:
     """Keeps circuits in the operational database, for all processes.
 
-    A change is one transaction on a locked row; SQLite begins it as a writer, PostgreSQL locks the
-    row, and the update carries the epoch it was computed from.
+    A change is one transaction on a row that nobody else can change meanwhile: SQLite begins it as
+    a writer, PostgreSQL locks the row.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
