@@ -2,9 +2,9 @@
 
 `python -m benchmarks.resilience --json PATH`: added time per call of the closed breaker beside
 pybreaker's own, in memory and on Redis (where ML_PATTERNS_REDIS_URL names one); requests that a
-dead server gets from 1, 4 and 16 processes; amplification, goodput and share of labelled answers at 10,
-30, 50 and 100 % faults, every HTTP request that arrived counted; time from the server's return to
-the first live answer.
+dead server gets from 1, 4 and 16 processes; amplification, goodput and share of labelled answers at
+10, 30, 50 and 100 % faults, every HTTP request that arrived counted; time from the server's return
+to the first live answer.
 """
 
 import argparse

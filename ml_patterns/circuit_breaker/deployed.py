@@ -40,12 +40,14 @@ class Deployed:
         return lightgbm.Booster(model_str=self.artifact.model_text)
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
-        """The frame as this model's matrix.
+        """The frame as this model's matrix; infinite values are missing, as JSON has none.
 
         Raises:
             KeyError: the frame lacks a feature.
         """
-        return encode(frame, self.artifact.card.features)
+        matrix = encode(frame, self.artifact.card.features)
+        matrix[~np.isfinite(matrix)] = np.nan
+        return matrix
 
     def score(self, matrix: np.ndarray) -> np.ndarray:
         """Probabilities, computed in this process by one thread; shape (rows,)."""
