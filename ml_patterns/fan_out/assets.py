@@ -205,9 +205,9 @@ def _report(
     key: dg.AssetKey,
     result: RegionResult,
 ) -> Iterator[Event]:
-    """A region's own materialization and check evaluation; without a model, an observation."""
+    """A region's own materialization and check evaluation; without a new model, an observation."""
     region, metadata = result.region, _metadata(result)
-    if result.version is None or result.status == "failed":
+    if result.status not in ("trained", "unchanged"):
         context.log.warning(f"{region}: {result.status}; {result.reason}")
         yield dg.AssetObservation(key, partition=region, metadata=metadata)
         return

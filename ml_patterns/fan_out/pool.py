@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -162,6 +163,7 @@ def train_regions(
     while todo and breaks < _TRIES:
         pool = ProcessPool(
             max_workers=min(workers or usable_cores(), len(todo)),
+            initializer=_end_with_parent,
             # A fork would inherit the locks of Dagster's threads and LightGBM's OpenMP state.
             context=multiprocessing.get_context("spawn"),
         )
@@ -178,6 +180,18 @@ def train_regions(
             "no worker stayed alive long enough to take it; the step's log says what ended them"
         )
         yield from (Failed(region, reason) for region in task.job.regions)
+
+
+def _end_with_parent() -> None:
+    """Runs in a new worker: whoever kills the run kills its workers, busy ones too."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def usable_cores() -> int:

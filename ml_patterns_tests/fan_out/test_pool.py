@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -141,3 +143,39 @@ def test_workers_that_cannot_start_are_a_sentence_not_an_endless_loop(tmp_path: 
     found = outcomes([job_for(tmp_path, "a"), job_for(tmp_path, "b")], work=EndsItsReader())
     assert all("no worker stayed alive" in outcome.reason for outcome in found.values())
     assert set(found) == {"a", "b"}
+
+
+def never_ends(job: Job) -> tuple[Trained, ...]:
+    """Says who it is, and goes on for ever."""
+    print(os.getpid(), flush=True)
+    while True:
+        time.sleep(60)
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from ml_patterns_tests.fan_out import test_pool as t
+if __name__ == "__main__":
+    jobs = [t.job_for(Path(sys.argv[1]), "a")]
+    list(t.train_regions(jobs, workers=1, timeout=t.timedelta(hours=1), work=t.never_ends))
+"""
+
+
+def test_a_killed_run_takes_its_busy_workers_along(tmp_path: Path) -> None:
+    """An orphan would train on for nobody, and nobody would end it: its clock was the parent's."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+        try:
+            # The worker holds the pipe, too: its end is the end of the worker.
+            parent.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.kill(worker, signal.SIGKILL)
+            raise
