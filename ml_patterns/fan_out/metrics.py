@@ -4,13 +4,17 @@ Belongs here: metrics of a binary classifier and its baselines. Does not: confid
 thresholds (`branching/`).
 """
 
+from datetime import timedelta
+
 import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float64]
 
 _SMALLEST = 1e-15
+_BINS = 10
 
 
 def row_losses(labels: Labels, probabilities: Values) -> Values:
@@ -50,6 +54,37 @@ def brier(labels: Labels, probabilities: Values) -> float:
     return float(np.mean((probabilities - labels) ** 2))
 
 
+def calibration_error(labels: Labels, probabilities: Values) -> float:
+    """Expected calibration error over ten equally wide bins (Naeini et al., 2015)."""
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    # Rows times |observed share - mean probability| of a bin is |the sum of their differences|.
+    differences = np.bincount(bins, weights=labels - probabilities, minlength=_BINS)
+    return float(np.abs(differences).sum() / len(labels))
+
+
+def persistence(
+    times: npt.NDArray[np.datetime64], labels: Labels, asked: Mask, delay: timedelta
+) -> float | None:
+    """Accuracy of guessing the newest label that was known at each row's time.
+
+    Args:
+        times: of all rows, ascending, shape (rows,).
+        labels: of all rows, shape (rows,).
+        asked: the rows to guess, shape (rows,).
+        delay: how long after its event a label is known.
+
+    Returns:
+        None where no label was known to any of them.
+    """
+    known = times[asked] - np.timedelta64(delay)
+    # Two events at one instant do not know each other's label, even without a delay.
+    newest = np.searchsorted(times, known, side="left") - 1
+    answered = newest >= 0
+    if not answered.any():
+        return None
+    return float(np.mean(labels[newest[answered]] == labels[asked][answered]))
+
+
 def measure(labels: Labels, probabilities: Values) -> dict[str, float]:
     """Every metric that these rows define.
 
@@ -68,6 +103,7 @@ def measure(labels: Labels, probabilities: Values) -> dict[str, float]:
         "accuracy": accuracy(labels, probabilities),
         "log_loss": float(row_losses(labels, probabilities).mean()),
         "brier": brier(labels, probabilities),
+        "calibration_error": calibration_error(labels, probabilities),
         "majority_accuracy": max(share, 1 - share),
     }
     if 0 < share < 1:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ml_patterns.errors import NothingToTrainError
-from ml_patterns.fan_out.metrics import Labels, Values, measure, row_losses
+from ml_patterns.fan_out.metrics import Labels, Values, measure, persistence, row_losses
 from ml_patterns.fan_out.settings import Candidate, TrainingSettings
 from ml_patterns.fan_out.split import Mask, Split, naive, split_by_time
 from ml_patterns.fan_out.unchanged import fingerprint, training_key
@@ -130,7 +130,10 @@ def train(
             train=window(rows, in_train, split.train_start, split.train_end),
             validation=window(rows, in_validation, split.validation_start, split.validation_end),
             test=window(rows, split.test(rows["event_time"]), split.test_start, split.test_end),
-            metrics=measure(validated.labels, chosen.probabilities),
+            metrics={
+                **measure(validated.labels, chosen.probabilities),
+                **_baseline(rows, in_validation, label_delay, kind),
+            },
             importances=_importances(booster, features),
             golden=_golden(booster, whole.values),
             versions={library: version(library) for library in _LIBRARIES},
@@ -169,6 +172,16 @@ def window(rows: pd.DataFrame, inside: Mask, start: datetime, end: datetime) -> 
     """What the card says about a slice."""
     positives = int(rows.loc[inside, "label"].sum())
     return Window(start=start, end=end, rows=int(inside.sum()), positives=positives)
+
+
+def _baseline(
+    rows: pd.DataFrame, asked: Mask, label_delay: timedelta, kind: str
+) -> dict[str, float]:
+    if kind == "pooled":  # The newest label of some other region is nobody's guess.
+        return {}
+    labels = rows["label"].to_numpy(dtype=np.bool_)
+    accuracy = persistence(rows["event_time"].to_numpy(), labels, asked, label_delay)
+    return {} if accuracy is None else {"persistence_accuracy": accuracy}
 
 
 def _matrix(

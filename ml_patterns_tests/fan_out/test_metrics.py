@@ -1,13 +1,22 @@
 """Metrics against definitions that are too simple to be wrong."""
 
 import math
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_patterns.fan_out.metrics import auc, balanced_accuracy, brier, measure, row_losses
+from ml_patterns.fan_out.metrics import (
+    auc,
+    balanced_accuracy,
+    brier,
+    calibration_error,
+    measure,
+    persistence,
+    row_losses,
+)
 
 rows = st.lists(
     st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5, 0.9, 1.0])), min_size=1
@@ -60,3 +69,38 @@ def test_examples_by_hand() -> None:
     assert brier(labels, values) == pytest.approx((0.01 + 0.04 + 0.81 + 0.04 + 0.49) / 5)
     assert row_losses(labels, values)[0] == pytest.approx(-math.log(0.9))
     assert measure(labels, values)["majority_accuracy"] == pytest.approx(3 / 5)
+
+
+@given(rows)
+def test_calibration_compares_what_was_said_with_what_came_bin_by_bin(
+    pairs: list[tuple[bool, float]],
+) -> None:
+    """Counted bin by bin."""
+    total = 0.0
+    for index in range(10):
+        inside = [pair for pair in pairs if min(int(pair[1] * 10), 9) == index]
+        if inside:
+            observed = sum(label for label, _ in inside) / len(inside)
+            said = sum(value for _, value in inside) / len(inside)
+            total += len(inside) * abs(observed - said)
+    assert calibration_error(*arrays(pairs)) == pytest.approx(total / len(pairs))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1),
+    st.integers(0, 10),
+)
+def test_persistence_knows_no_label_before_its_time(
+    events: list[tuple[int, bool]], delay: int
+) -> None:
+    """For every row, looked up one by one: the newest label that had arrived."""
+    events = sorted(events, key=lambda event: event[0])
+    times = np.array([hour for hour, _ in events], dtype="datetime64[h]").astype("datetime64[us]")
+    labels = np.array([label for _, label in events])
+    hits = [
+        known[-1] == label
+        for hour, label in events
+        if (known := [other for at, other in events if at < hour - delay])
+    ]
+    found = persistence(times, labels, np.ones(len(events), dtype=bool), timedelta(hours=delay))
+    assert found == (pytest.approx(sum(hits) / len(hits)) if hits else None)
