@@ -53,10 +53,13 @@ def test_the_missions_thresholds_are_inclusive(right: int, wrong: int, verdict: 
 
 
 def test_a_threshold_is_reached_in_decimal_too() -> None:
-    """0.9 of one class and 1.0 of the other make 0.95, whatever binary fractions say."""
-    labels = np.array([True] * 30 + [False] * 30)
-    said = np.array([0.9] * 27 + [0.1] * 33)
-    decision = decide(Evidence(labels, said, probe=WORKS), Policy(metric="balanced_accuracy"), None)
+    """0.85 of one class and 0.95 of the other make 0.9, but 0.8999999999999999 in binary."""
+    labels = np.array([True] * 40 + [False] * 40)
+    said = np.array([0.9] * 34 + [0.1] * 6 + [0.1] * 38 + [0.9] * 2)
+    policy = Policy(metric="balanced_accuracy", deploy_at=0.9, review_at=0.9)
+    decision = decide(Evidence(labels, said, probe=WORKS), policy, None)
+    assert decision.value is not None
+    assert decision.value < 0.9
     assert decision.verdict is Verdict.DEPLOY
 
 

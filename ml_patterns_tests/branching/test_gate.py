@@ -36,4 +36,5 @@ def test_a_recorded_decision_is_reproduced_from_its_evidence(
     (recorded,) = shop.registry.decisions("shop")
     again = judgement_of(recorded)
     assert again.outcome == first.outcome
+    assert again.evidence.probabilities.tolist() == first.evidence.probabilities.tolist()
     assert again.outcome.sentence == recorded.reason
