@@ -84,11 +84,12 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
     ) -> None:
         engine, client = operational.engine(), model_client.client(settings)
         degraded = set(degraded_partitions(engine, settings.name))
+        with warehouse.reading() as connection:
+            rates = base_rates(connection, settings.name)
         for partition_key in context.partition_keys:
             start, end = _bounds(partitions, partition_key)
             with warehouse.reading() as connection:
                 rows = read_features(connection, settings.name, start=start, end=end)
-                rates = base_rates(connection, settings.name)
                 newest = newest_answers(connection, settings.name, start, end)
             healing = start in degraded
             if healing:

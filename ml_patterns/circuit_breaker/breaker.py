@@ -29,6 +29,7 @@ from ml_patterns.base import Clock, utc_now
 from ml_patterns.circuit_breaker import transitions
 from ml_patterns.circuit_breaker.store import Change, Changed, CircuitStore, LocalStore
 from ml_patterns.circuit_breaker.transitions import Circuit
+from ml_patterns.circuit_breaker.window import FailureWindow
 from ml_patterns.retry.classify import Outcome, classify
 from ml_patterns.retry.waits import Uniform
 
@@ -167,6 +168,7 @@ class SharedBreaker(pybreaker.CircuitBreaker):
 
     Args:
         store: the shared memory.
+        window: opens it on this process's failure rate, too; None: only on failures in a row.
         reset_timeout: seconds until the first probe; jittered by a tenth upwards.
         lease: seconds after which a prober is given up; must exceed the longest call.
         cached_for: seconds for which an admission may rest on what was last seen.
@@ -178,6 +180,7 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         store: CircuitStore,
         *,
         fail_max: int = 5,
+        window: FailureWindow | None = None,
         reset_timeout: float = 60.0,
         lease: float = 30.0,
         cached_for: float = 0.25,
@@ -191,6 +194,7 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         self._clock, self._uniform, self._lease = clock, uniform, timedelta(seconds=lease)
         self._owner = owner or f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._last_success: datetime | None = None
+        self._window = window
         super().__init__(
             fail_max,
             reset_timeout,
@@ -241,6 +245,8 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         """Says how an admitted call ended: answered, or with this error."""
         if error is None:
             self._last_success = self._clock()
+            if self._window is not None:
+                self._window.add(failed=False)
             if admission.probe:
                 self._change(partial(transitions.probe_succeeded, epoch=admission.epoch))
             for listener in self._listeners:
@@ -263,7 +269,11 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         wait = timedelta(seconds=self.reset_timeout * self._uniform(1.0, 1.0 + _JITTER))
         # One success restarts the count once, even if the clock is set back meanwhile.
         succeeded, self._last_success = self._last_success, None
-        ended = _Ending(admission.epoch, self._clock(), wait, reason)
+        sickness = None
+        if self._window is not None:
+            self._window.add(failed=True)
+            sickness = self._window.sickness()
+        ended = _Ending(admission.epoch, self._clock(), wait, reason, sickness)
         self._change(
             ended.of_probe if admission.probe else partial(ended.of_call, self.fail_max, succeeded)
         )
@@ -280,6 +290,8 @@ class SharedBreaker(pybreaker.CircuitBreaker):
                 state = self.storage.state
                 if state != self._state.name:
                     self.state = state
+                    if self._window is not None:
+                        self._window.clear()
 
     def force(
         self, state: str, *, reason: str, actor: str, until: datetime | None = None
@@ -316,6 +328,7 @@ class _Ending:
     now: datetime
     wait: timedelta
     reason: str
+    sickness: str | None
 
     def of_probe(self, circuit: Circuit) -> Circuit | None:
         return transitions.probe_failed(
@@ -333,6 +346,7 @@ class _Ending:
             wait=self.wait,
             last_success=last_success,
             reason=self.reason,
+            sickness=self.sickness,
         )
 
 

@@ -23,6 +23,7 @@ from ml_patterns.circuit_breaker.deployed import Deployed, DeployedModels
 from ml_patterns.circuit_breaker.live import NOT_SERVED, Accounting, LiveModels, VersionGoneError
 from ml_patterns.circuit_breaker.settings import PredictionsSettings
 from ml_patterns.circuit_breaker.store import OperationalStore
+from ml_patterns.circuit_breaker.window import FailureWindow
 from ml_patterns.errors import ArtifactError
 from ml_patterns.registry.registry import Registry
 from ml_patterns.retry.budget import RetryBudget
@@ -84,6 +85,12 @@ class ModelClient:
             breaker_name(model_url),
             OperationalStore(engine),
             fail_max=settings.breaker.fail_max,
+            window=FailureWindow(
+                settings.breaker.failure_rate,
+                settings.breaker.minimum_calls,
+                settings.breaker.window.total_seconds(),
+                time.monotonic,
+            ),
             reset_timeout=settings.breaker.reset_timeout.total_seconds(),
             # Waiting at the bulkhead, the answer's head and its last read take one time-out each.
             lease=4 * settings.request_timeout.total_seconds(),

@@ -18,6 +18,18 @@ class BreakerSettings(Settings):
     """When the circuit opens and when it is tried again."""
 
     fail_max: int = Field(default=5, ge=1, description="Consecutive failures that open it.")
+    failure_rate: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of failed calls within the window that opens it, in one process.",
+    )
+    window: Duration = Field(
+        default=timedelta(seconds=60), description="How far back the failure rate looks."
+    )
+    minimum_calls: int = Field(
+        default=20, ge=1, description="Calls within the window below which there is no rate."
+    )
     reset_timeout: Duration = Field(
         default=timedelta(seconds=60), description="How long it stays open before a probe."
     )

@@ -78,6 +78,7 @@ def failed(
     wait: timedelta,
     last_success: datetime | None,
     reason: str,
+    sickness: str | None = None,
 ) -> Circuit | None:
     """A call failed that was admitted while closed.
 
@@ -85,6 +86,7 @@ def failed(
         epoch: the epoch of its admission.
         wait: until the first probe, if this failure opens the circuit.
         last_success: of the reporting process; a success since the count began restarts it at one.
+        sickness: why it opens whatever the count: the failure rate of the reporting process.
     """
     if circuit.epoch != epoch or circuit.state != STATE_CLOSED:
         return None
@@ -96,9 +98,11 @@ def failed(
         failures=1 if restart else circuit.failures + 1,
         counting_since=now if restart else began,
     )
-    if counted.failures < fail_max or circuit.held_by_hand(now):
+    in_a_row = counted.failures >= fail_max
+    if circuit.held_by_hand(now) or not (in_a_row or sickness):
         return counted
-    return _opened(counted, now, wait, f"{counted.failures} failures in a row, the last: {reason}")
+    why = f"{counted.failures} failures in a row" if in_a_row else sickness
+    return _opened(counted, now, wait, f"{why}, the last: {reason}")
 
 
 def probe_taken(circuit: Circuit, *, owner: str, now: datetime, lease: timedelta) -> Circuit | None:

@@ -1,5 +1,6 @@
 """Promise: the circuit opens, is probed and closes by these rules, and by nothing else."""
 
+import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import requests
 from ml_patterns.circuit_breaker.breaker import CircuitOpenError, SharedBreaker
 from ml_patterns.circuit_breaker.control import force, reset, status
 from ml_patterns.circuit_breaker.store import CircuitStore, LocalStore, OperationalStore
+from ml_patterns.circuit_breaker.window import FailureWindow
 from ml_patterns.errors import UserError
 from ml_patterns.retry.classify import HttpStatusError
 from ml_patterns.storage.operational import engine_for
@@ -256,3 +258,48 @@ def test_what_is_done_by_hand_is_on_record(store: OperationalStore) -> None:
     assert (shown.name, shown.state, shown.forced) == ("server", "open", True)
     assert [(event.actor, event.reason) for event in shown.events] == [("ada", "maintenance")]
     assert shown.as_json()["events"][0]["at"] == "2026-06-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("story", "state"),
+    [
+        ("fo" * 4, "closed"),  # eight calls are too few to tell
+        ("of" * 5, "open"),
+        ("fo" * 5 + "f", "open"),
+        ("foo" * 10, "closed"),
+        ("of" * 4 + "." + "of" * 4, "closed"),  # the first eight are forgotten
+        ("r" * 50, "closed"),
+    ],
+)
+def test_a_failure_rate_opens_it_without_a_row_of_failures(
+    store: OperationalStore, story: str, state: str
+) -> None:
+    """`o` answered, `f` failed, `r` refused, `.` a minute passes; half of ten calls is too many."""
+    time = VirtualTime()
+    window = FailureWindow(0.5, 10, 60.0, time.monotonic)
+    breaker = breaker_on(store, time, window=window, fail_max=100)
+
+    def refuse() -> None:
+        raise HttpStatusError("http://server", 422, {})
+
+    for step in story:
+        if step == ".":
+            time.sleep(60)
+            continue
+        with contextlib.suppress(HttpStatusError, CircuitOpenError):
+            breaker.call({"o": lambda: None, "f": fail, "r": refuse}[step])
+    assert breaker.current_state == state
+    if state == "open":
+        assert "calls failed within 60 s" in store.read("server").reason
+
+
+def test_a_closed_again_circuit_forgets_its_rate(store: OperationalStore) -> None:
+    time = VirtualTime()
+    window = FailureWindow(0.5, 4, 1000.0, time.monotonic)
+    breaker = breaker_on(store, time, window=window, fail_max=100)
+    fails(breaker, 4)
+    assert breaker.current_state == "open"
+    time.sleep(60)
+    breaker.call(lambda: "ok")
+    fails(breaker, 1)
+    assert breaker.current_state == "closed"

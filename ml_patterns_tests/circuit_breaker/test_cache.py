@@ -1,11 +1,12 @@
 """Promise: the cache returns what was said about these features, and stays within its bounds."""
 
+import math
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ml_patterns.circuit_breaker.cache import PredictionCache, feature_hashes
@@ -87,6 +88,7 @@ def test_thousands_of_rows_are_found_at_once(engine: sa.Engine) -> None:
     assert len(cache.get("p.eu", "1", keys)) == 3000
 
 
+@example([(0.0, 1.0), (-0.0, 1.0), (math.nan, 0.0), (-math.nan, 0.0)])
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=1, max_size=20))
 def test_rows_have_the_same_hash_exactly_if_a_model_cannot_tell_them_apart(
     rows: list[tuple[float, float]],
