@@ -11,14 +11,17 @@ from datetime import UTC, datetime
 import dagster as dg
 import duckdb
 
+from ml_patterns.base import format_duration
 from ml_patterns.circuit_breaker.assets import predictions_key
 from ml_patterns.circuit_breaker.predictions import (
     fallbacks,
     has_predictions,
+    live_quality,
+    oldest_answer,
     predicted_partitions,
     unanswered_rows,
 )
-from ml_patterns.partitions import time_partitions
+from ml_patterns.partitions import day_partitions, time_partitions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import WarehouseResource
 
@@ -66,7 +69,68 @@ def build_checks(settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
             metadata={"fallback_rate": rate, "fallbacks": fell_back, "rows": rows},
         )
 
-    return [every_row_answered, fallback_rate]
+    @dg.asset_check(
+        asset=key,
+        description="No newest answer of these partitions is older than "
+        f"{format_duration(settings.predictions.stale_after)}.",
+    )
+    def staleness(
+        context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
+    ) -> dg.AssetCheckResult:
+        with _asked(context, settings, warehouse) as (connection, starts):
+            age = oldest_answer(connection, settings.name, starts) if starts else 0.0
+        return dg.AssetCheckResult(
+            passed=age <= settings.predictions.stale_after.total_seconds(),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"oldest_answer_s": age},
+        )
+
+    checks = [every_row_answered, fallback_rate, staleness]
+    # The thresholds of another metric say nothing about accuracy.
+    return [*checks, _live_accuracy(settings)] if settings.gate.metric == "accuracy" else checks
+
+
+def _live_accuracy(settings: PipelineSettings) -> dg.AssetChecksDefinition:
+    days, threshold = day_partitions(settings), settings.gate.review_at
+
+    @dg.asset_check(
+        asset=dg.AssetKey([settings.name, "prediction_quality"]),
+        description=(
+            "Of each region's live answers of these days, the lower bound of the accuracy reaches "
+            f"the review threshold {threshold:g}; where it does not, retrain."
+        ),
+    )
+    def live_accuracy(
+        context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
+    ) -> dg.AssetCheckResult:
+        first, last = _range_of(context)
+        with warehouse.reading() as connection:
+            judged = live_quality(
+                connection,
+                settings.name,
+                days.start_time_for_partition_key(first) if first else settings.events.start_time,
+                days.start_time_for_partition_key(last) if last else datetime.max,  # noqa: DTZ901
+            )
+        low = judged[judged["lower_bound"] < threshold]
+        return dg.AssetCheckResult(
+            passed=low.empty,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "regions_below": ", ".join(low["region"]) or "none",
+                "lower_bounds": dg.MetadataValue.json(
+                    dict(zip(judged["region"], judged["lower_bound"].round(4), strict=True))
+                ),
+            },
+        )
+
+    return live_accuracy
+
+
+def _range_of(context: dg.AssetCheckExecutionContext) -> tuple[str | None, str | None]:
+    """First and last partition key of this run; None outside a partitioned run."""
+    tags = context.run.tags
+    first, last = (tags.get(tag, tags.get(_PARTITION_TAG)) for tag in _RANGE_TAGS)
+    return first, last
 
 
 @contextmanager
@@ -74,8 +138,7 @@ def _asked(
     context: dg.AssetCheckExecutionContext, settings: PipelineSettings, warehouse: WarehouseResource
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[datetime]]]:
     """The warehouse, and the partitions of this run; outside a partitioned run, all predicted."""
-    tags, partitions = context.run.tags, time_partitions(settings)
-    first, last = (tags.get(tag, tags.get(_PARTITION_TAG)) for tag in _RANGE_TAGS)
+    partitions, (first, last) = time_partitions(settings), _range_of(context)
     with warehouse.reading() as connection:
         if first and last:
             keys = partitions.get_partition_keys_in_range(dg.PartitionKeyRange(first, last))

@@ -199,6 +199,49 @@ def fallbacks(
     return (int(found[0]), int(found[1])) if found else (0, 0)
 
 
+def oldest_answer(
+    connection: duckdb.DuckDBPyConnection, pipeline: str, starts: Sequence[datetime]
+) -> float:
+    """Age in seconds of the oldest among the newest answers; 0 if all are live."""
+    found = connection.execute(
+        f"""
+        WITH newest AS (
+            SELECT age_s FROM {quoted(pipeline)}.predictions
+            WHERE list_contains(?, partition_start)
+            QUALIFY row_number() OVER (
+                PARTITION BY partition_start, event_id ORDER BY made_at DESC
+            ) = 1
+        )
+        SELECT coalesce(max(age_s), 0) FROM newest
+        """,
+        [[_naive(start) for start in starts]],
+    ).fetchone()
+    return float(found[0]) if found else 0.0
+
+
+def live_quality(
+    connection: duckdb.DuckDBPyConnection, pipeline: str, first: datetime, last: datetime
+) -> pd.DataFrame:
+    """How good live answers were from one day to another, both included.
+
+    Returns:
+        region, rows, correct, lower_bound (of the accuracy, one-sided, 95 %); one row per region.
+    """
+    judged = connection.execute(
+        "SELECT region, CAST(sum(rows) AS BIGINT) AS rows, "
+        "CAST(sum(correct) AS BIGINT) AS correct "
+        f"FROM {quoted(pipeline)}.prediction_quality "
+        "WHERE source = 'live' AND day >= ? AND day <= ? GROUP BY region ORDER BY region",
+        [_naive(first), _naive(last)],
+    ).df()
+    return judged.assign(
+        lower_bound=[
+            lower_bound(int(correct), int(rows))
+            for correct, rows in zip(judged["correct"], judged["rows"], strict=True)
+        ]
+    )
+
+
 def predicted_partitions(connection: duckdb.DuckDBPyConnection, pipeline: str) -> list[datetime]:
     """Starts (UTC) of all partitions with predictions."""
     rows = connection.execute(

@@ -65,4 +65,7 @@ class PredictionsSettings(Settings):
     cache_max_age: Duration = Field(
         default=timedelta(hours=24), description="Older cached predictions are not used."
     )
+    stale_after: Duration = Field(
+        default=timedelta(hours=1), description="Answers older than this are warned of."
+    )
     cache_max_rows: int = Field(default=1_000_000, ge=0, description="Oldest go first.")

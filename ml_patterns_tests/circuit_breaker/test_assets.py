@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -77,7 +77,7 @@ class Room:
         settings = SETTINGS.model_copy(update={"predictions": block})
         (predictions, _quality) = build_assets(settings)
         return dg.materialize(
-            [predictions, *build_checks(SETTINGS)],
+            [predictions, *checks_on("predictions", settings)],
             instance=self.instance,
             tags=range_tags(KEYS[first], KEYS[last]),
             resources=self.resources,
@@ -128,6 +128,13 @@ def room(deployment: Deployment) -> Iterator[Room]:
             connection.execute("CREATE SCHEMA deliveries")
             connection.execute("CREATE TABLE deliveries.event_features AS SELECT * FROM features")
         yield made
+
+
+def checks_on(asset: str, settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
+    key = dg.AssetKey(["deliveries", asset])
+    return [
+        check for check in build_checks(settings) if next(iter(check.check_keys)).asset_key == key
+    ]
 
 
 def told(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
@@ -216,9 +223,16 @@ def test_quality_is_judged_per_region_and_source(room: Room) -> None:
     room.predict()
     _, quality = build_assets(SETTINGS)
     result = dg.materialize(
-        [quality], instance=room.instance, partition_key="2026-06-01", resources=room.resources
+        [quality, *checks_on("prediction_quality", SETTINGS)],
+        instance=room.instance,
+        partition_key="2026-06-01",
+        resources=room.resources,
     )
     assert result.success
+    accuracy_check = checks(result)["live_accuracy"]
+    assert not accuracy_check.passed, "labels drawn at random"
+    assert accuracy_check.severity is dg.AssetCheckSeverity.WARN
+    assert accuracy_check.metadata["regions_below"].value == "eu"
     judged = room.query(
         "SELECT region, source, rows, correct, accuracy, lower_bound "
         "FROM deliveries.prediction_quality ORDER BY region"
@@ -235,3 +249,12 @@ def test_quality_is_judged_per_region_and_source(room: Room) -> None:
         "WHERE region = 'eu' AND (distance >= 0.5) = label"
     )
     assert judged[0][3] == expected[0][0]
+
+
+def test_an_answer_from_long_ago_is_warned_of(room: Room) -> None:
+    assert checks(room.predict(0, 0, stale_after=timedelta(0)))["staleness"].passed
+    room.server.behaviour = always(503)
+    found = checks(room.predict(0, 0, stale_after=timedelta(0)))
+    assert not found["staleness"].passed
+    assert found["staleness"].metadata["oldest_answer_s"].value > 0
+    assert checks(room.predict(0, 0))["staleness"].passed

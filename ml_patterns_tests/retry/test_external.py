@@ -166,7 +166,6 @@ def test_a_failed_store_changes_nothing(tmp_path: Path) -> None:
         rows = select_rows(weather("http://x", select="SELECT 1 AS one FROM response"), "{}")
         with pytest.raises(TransformError):
             store(connection, "deliveries", broken, [(answered(9.0), rows)])
-    with duckdb.connect(str(path)) as connection:
         assert connection.execute("SELECT * FROM deliveries.external_weather").fetchall() == before
         kept = connection.execute("SELECT body FROM deliveries.external_responses").fetchall()
     assert kept == [(answered(1.0).body,)]
