@@ -7,6 +7,8 @@ asking again (`caller.py`).
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -16,19 +18,20 @@ from ml_patterns.retry.classify import HttpStatusError
 IDEMPOTENCY_KEY = "Idempotency-Key"
 _CHUNK = 1 << 16
 _DETAIL = 200
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+# For requests, None takes a proxy of the environment away; its type stubs do not know.
+_NO_PROXY: Any = {"http": None, "https": None, "all": None}
 
 
-def http_session(connections: int = 4, *, proxies: bool = True) -> requests.Session:
+def http_session(connections: int = 4) -> requests.Session:
     """A keep-alive session that never retries.
 
     urllib3's retries are off: they would multiply with ours and escape the budget.
 
     Args:
         connections: kept open per host.
-        proxies: whether HTTP_PROXY and its like are followed.
     """
     session = requests.Session()
-    session.trust_env = proxies
     adapter = HTTPAdapter(max_retries=0, pool_connections=1, pool_maxsize=connections)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -63,7 +66,14 @@ def fetch(
     """
     ends = monotonic() + timeout
     answer = session.request(
-        method, url, headers=dict(headers or {}), data=body, timeout=timeout, stream=True
+        method,
+        url,
+        headers=dict(headers or {}),
+        data=body,
+        timeout=timeout,
+        stream=True,
+        # A proxy for the world outside must not be asked for this machine's own servers.
+        proxies=_NO_PROXY if urlsplit(url).hostname in _LOOPBACK else None,
     )
     with answer:
         content = bytearray()

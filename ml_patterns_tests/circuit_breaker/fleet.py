@@ -29,7 +29,7 @@ def main(state_url: str, server_url: str, lease: float) -> None:
         lease=lease,
         cached_for=CACHED,
     )
-    session = http_session(proxies=False)
+    session = http_session()
     body = b'{"inputs": [{"shape": [1, 1], "data": [0.5]}]}'
     url = f"{server_url}/v2/models/p.eu/versions/1/infer"
     print("ready", flush=True)

@@ -71,6 +71,17 @@ def test_a_hanging_upstream_costs_one_attempts_time() -> None:
     assert response.day == DAY
 
 
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_for_the_world_outside_is_not_asked_for_our_own_servers(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serve_upstream() as upstream:
+        assert ask(upstream)[1].attempts == 1
+
+
 def test_the_servers_wish_to_wait_is_granted() -> None:
     with serve_upstream([{"status": 429, "retry_after": 77}]) as upstream:
         _, tally = ask(upstream)
