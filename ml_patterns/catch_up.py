@@ -23,8 +23,8 @@ from ml_patterns.circuit_breaker.store import OperationalStore
 from ml_patterns.incremental import plan
 from ml_patterns.incremental.grain import Grain, contiguous, naive
 from ml_patterns.incremental.sensors import only_due
+from ml_patterns.installation import Installation
 from ml_patterns.partitions import DAY_FORMAT, range_tags, region_partitions
-from ml_patterns.project import Project
 from ml_patterns.registry.records import DecisionRecord
 from ml_patterns.registry.regions import known_regions
 from ml_patterns.registry.registry import Registry
@@ -71,14 +71,18 @@ class CatchUp:
     """Runs what is due in a pipeline, step by step."""
 
     def __init__(
-        self, project: Project, settings: PipelineSettings, instance: dg.DagsterInstance
+        self,
+        definitions: dg.Definitions,
+        settings: PipelineSettings,
+        installation: Installation,
+        instance: dg.DagsterInstance,
     ) -> None:
-        self._definitions = project.definitions
+        self._definitions = definitions
         self._settings = settings
         self._instance = instance
-        self._warehouse = Warehouse(project.installation.warehouse)
-        self._engine = engine_for(project.installation.state_url)
-        self._model_url = project.installation.model_url
+        self._warehouse = Warehouse(installation.warehouse)
+        self._engine = engine_for(installation.state_url)
+        self._model_url = installation.model_url
         self._grain = Grain(settings.events.grain)
 
     def run(
@@ -173,14 +177,14 @@ class CatchUp:
         due |= self._healable()
         listen("predictions", len(due))
         outcomes = [
-            self._execute(
-                "predictions",
-                "predictions",
-                tags=range_tags(self._grain.key(first), self._grain.key(last)),
-            )
+            self.predict(self._grain.key(first), self._grain.key(last))
             for first, last in contiguous(due, self._grain)
         ]
         return _together("predictions", outcomes)
+
+    def predict(self, first: str, last: str) -> StepOutcome:
+        """Predictions for a range of partition keys, both ends included, due or not."""
+        return self._execute("predictions", "predictions", tags=range_tags(first, last))
 
     def _healable(self) -> set[datetime]:
         """Degraded partitions that may be asked again as the circuit stands."""
@@ -218,7 +222,7 @@ class CatchUp:
             instance=self._instance,
             tags={**(tags or {}), "ml_patterns/command": "run"},
             partition_key=partition_key,
-            asset_selection=asset and [self._key(asset)],
+            asset_selection=[self._key(asset)] if asset else None,
             run_config={**(run_config or {}), "loggers": _QUIET},
             raise_on_error=False,
         )

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from ml_patterns.commands import AsJson, Pipeline, command, incremental, load, print_rows
+from ml_patterns.commands import (
+    AsJson,
+    Pipeline,
+    branching,
+    circuit_breaker,
+    command,
+    incremental,
+    load,
+    print_rows,
+)
 from ml_patterns.errors import UserError
 
 app = typer.Typer(
@@ -77,16 +86,18 @@ def serve(
     from ml_patterns.serving.run import serve as serve_models
     from ml_patterns.serving.settings import ServerSettings
 
-    serve_models(ServerSettings(host=host, port=port), Installation.from_environment())
+    settings = ServerSettings.from_environment(host=host, port=port)
+    serve_models(settings, Installation.from_environment())
 
 
 @command(app)
 def demo() -> None:
     """Run the whole story on the bundled events; the report is `data/demo/report.json`."""
-    from ml_patterns.demo import run_demo
+    from ml_patterns.demo.story import run_demo
     from ml_patterns.installation import project_root
 
     run_demo(project_root())
 
 
-incremental.register(app)
+for room in (incremental, branching, circuit_breaker):
+    room.register(app)

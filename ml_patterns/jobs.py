@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from ml_patterns.automation import schedule_status
 from ml_patterns.incremental.sensors import request_due
 from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.settings import PipelineSettings
@@ -51,6 +52,7 @@ def build_schedules(settings: PipelineSettings) -> list[dg.ScheduleDefinition]:
 def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{settings.name}_training_schedule",
+        default_status=schedule_status(),
         job_name=f"{settings.name}_training_job",
         cron_schedule=settings.training.schedule,
         execution_timezone="UTC",
@@ -68,6 +70,7 @@ def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
 def _due_partitions_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{settings.name}_due_partitions_schedule",
+        default_status=schedule_status(),
         job_name=f"{settings.name}_build_job",
         cron_schedule="5 * * * *",
         execution_timezone="UTC",

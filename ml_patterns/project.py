@@ -3,7 +3,6 @@
 Belongs here: finding and loading. Does not: running anything (`catch_up.py`).
 """
 
-import logging
 import os
 import sys
 import warnings
@@ -57,24 +56,19 @@ class Project:
             )
         if str(root) not in sys.path:
             sys.path.insert(0, str(root))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)
-            return cls(root, dg.ComponentTree.for_project(root))
+        _keep_quiet()
+        return cls(root, dg.ComponentTree.for_project(root))
 
     @cached_property
     def pipelines(self) -> dict[str, PipelineSettings]:
         """Settings of every pipeline, by name."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)
-            found = self.tree.get_all_components(of_type=EventModelPipeline)
+        found = self.tree.get_all_components(of_type=EventModelPipeline)
         return {component.settings.name: component.settings for component in found}
 
     @cached_property
     def definitions(self) -> dg.Definitions:
         """Everything that Dagster sees of this project."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)
-            return self.tree.build_defs()
+        return self.tree.build_defs()
 
     @property
     def installation(self) -> Installation:
@@ -103,6 +97,7 @@ def dagster_home(root: Path) -> Path:
     return home
 
 
-def quiet_dagster() -> None:
-    """Keeps Dagster's own log lines out of a command's output; runs keep them in the UI."""
-    logging.getLogger("dagster").setLevel(logging.ERROR)
+def _keep_quiet() -> None:
+    """Dagster's notes on what it may still change are for us, not for who types a command."""
+    for category in (dg.BetaWarning, dg.PreviewWarning, dg.SupersessionWarning):
+        warnings.simplefilter("ignore", category)

@@ -46,7 +46,7 @@ def run_pipeline(
     console = Console(stderr=as_json)
     outcomes, seconds = [], {}
     with dg.DagsterInstance.get() as instance:
-        runner = CatchUp(project, settings, instance)
+        runner = CatchUp(project.definitions, settings, project.installation, instance)
         due: dict[str, int] = {}
         started = time.perf_counter()
         for outcome in runner.run(chosen, listen=due.__setitem__):

@@ -6,6 +6,7 @@ Belongs here: the sensors' shells. Does not: what may be deployed (`deploy.py`),
 
 import dagster as dg
 
+from ml_patterns.automation import sensor_status
 from ml_patterns.branching.deploy import deployable
 from ml_patterns.branching.notify import deliver, webhook_url
 from ml_patterns.registry.registry import Registry
@@ -19,6 +20,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         name=f"{settings.name}_deployment_sensor",
+        default_status=sensor_status(),
         target=dg.AssetSelection.assets(deployed_model),
         minimum_interval_seconds=30,
         description="Deploys exactly the regions that passed or that a reviewer approved.",
@@ -42,6 +44,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         name=f"{settings.name}_outbox_sensor",
+        default_status=sensor_status(),
         minimum_interval_seconds=30,
         description="Sends pending notifications again and expires reviews nobody answered.",
     )

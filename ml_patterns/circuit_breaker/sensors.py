@@ -6,6 +6,7 @@ degraded (`degraded.py`), whether calls are let through (`transitions.py`).
 
 import dagster as dg
 
+from ml_patterns.automation import sensor_status
 from ml_patterns.base import utc_now
 from ml_patterns.circuit_breaker.assets import predictions_key
 from ml_patterns.circuit_breaker.client import breaker_name
@@ -23,6 +24,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         name=f"{settings.name}_healing_sensor",
+        default_status=sensor_status(),
         asset_selection=[key],
         minimum_interval_seconds=30,
         description=(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ml_patterns.errors import ConflictError, UserError
+from ml_patterns.errors import MLPatternsError
 
 if TYPE_CHECKING:
     from ml_patterns.project import Project
@@ -30,7 +30,7 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Any], Any]
         def guarded(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
-            except (UserError, ConflictError) as error:
+            except MLPatternsError as error:
                 typer.echo(f"ml-patterns: {error}", err=True)
                 raise typer.Exit(1) from error
 

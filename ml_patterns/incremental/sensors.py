@@ -8,6 +8,7 @@ import hashlib
 
 import dagster as dg
 
+from ml_patterns.automation import sensor_status
 from ml_patterns.base import utc_now
 from ml_patterns.incremental import ledger, plan, sources
 from ml_patterns.incremental.grain import Grain
@@ -31,6 +32,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 def _files_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{settings.name}_files_sensor",
+        default_status=sensor_status(),
         job_name=f"{settings.name}_ingest_job",
         minimum_interval_seconds=30,
         description="Requests the registration of files that are new or changed.",
@@ -50,6 +52,7 @@ def _files_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
 def _due_partitions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{settings.name}_due_partitions_sensor",
+        default_status=sensor_status(),
         job_name=f"{settings.name}_build_job",
         minimum_interval_seconds=30,
         description="Requests exactly the partitions that `ml-patterns plan` shows as due.",

@@ -1,0 +1,1 @@
+"""The whole story on the bundled events, with real parts: `make demo`."""
