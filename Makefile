@@ -1,12 +1,41 @@
-# The two commands are `make demo` and `make test`; both make what they need.
+# `make demo` and `make test` are all that a fresh machine needs: Python 3.11 to 3.13 and make.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: demo test dev check bench lock clean
 
+demo: $(BIN)/.ready
+	$(BIN)/ml-patterns demo
+
+test: $(BIN)/.ready
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+dev: $(BIN)/.ready
+	$(BIN)/ml-patterns dev
+
+check: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(BIN)/.ready
+	for module in benchmarks/[a-z]*.py; do \
+		$(BIN)/python -m benchmarks.$$(basename $$module .py) || exit 1; \
+	done
+
+# Pins every dependency with its hashes; run it after a change of pyproject.toml.
+lock: $(BIN)/.ready
+	$(BIN)/uv pip compile pyproject.toml --quiet --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--output-file requirements.lock
+
+clean:
+	rm -rf .venv data/demo data/dagster data/artifacts data/*.duckdb* data/*.sqlite*
+
 $(BIN)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@

@@ -99,5 +99,17 @@ def demo() -> None:
     run_demo(project_root())
 
 
+@command(app)
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address of the Dagster UI.")] = "127.0.0.1",
+) -> None:
+    """Start the Dagster UI with sensors, schedules and a model server; on the demo's data."""
+    from ml_patterns.dev import run_dev
+    from ml_patterns.installation import project_root
+
+    raise typer.Exit(run_dev(project_root(), port, host))
+
+
 for room in (incremental, branching, circuit_breaker):
     room.register(app)

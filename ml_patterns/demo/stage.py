@@ -80,20 +80,19 @@ class Stage:
         """Where files land."""
         return self.folder / "events"
 
-    def variables(self) -> dict[str, str]:
-        """Environment under which every part of the demo runs."""
+    def services(self) -> dict[str, str]:
+        """Environment in which every part finds the demo's data."""
         return {
             "DAGSTER_HOME": str(self.folder / "dagster"),
             "ML_PATTERNS_EVENTS": str(self.landing),
             "ML_PATTERNS_WAREHOUSE": str(self.folder / "warehouse.duckdb"),
             "ML_PATTERNS_STATE_URL": f"sqlite:///{self.folder / 'state.sqlite'}",
             "ML_PATTERNS_ARTIFACTS": str(self.folder / "artifacts"),
-            INSIDE_COMMAND: "true",
         }
 
     def enter(self) -> None:
         """Makes this process run on the stage."""
-        os.environ.update(self.variables())
+        os.environ.update(self.services() | {INSIDE_COMMAND: "true"})
 
     def land(self, names: list[str], source: Path) -> None:
         """Lets files arrive, oldest first."""
