@@ -17,7 +17,7 @@ import duckdb
 from ml_patterns.errors import UserError
 from ml_patterns.incremental.grain import naive
 from ml_patterns.incremental.settings import EventsSettings
-from ml_patterns.incremental.sources import LandedFile
+from ml_patterns.incremental.sources import LandedFile, look
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
@@ -283,11 +283,13 @@ def acknowledge_removal(
     """Takes the rows of removed files out of their partitions, which become due.
 
     Raises:
-        UserError: a path was never read.
+        UserError: a path was never read, or its file is still there.
     """
     schema = quoted(pipeline)
     with Transaction(connection):
         for path in paths:
+            if look(path):
+                raise UserError(f"{path} is still there; remove the file before letting it go")
             revision = _next(connection, f"{schema}.source_files", "revision")
             known = connection.execute(
                 f"INSERT INTO {schema}.source_files SELECT ?, path, 0, 'removed', listing, "
@@ -304,7 +306,7 @@ def acknowledge_removal(
 
 def replay(
     connection: duckdb.DuckDBPyConnection,
-    pipeline: str,
+    settings: PipelineSettings,
     at: datetime,
     *,
     path: str | None = None,
@@ -317,18 +319,20 @@ def replay(
         partition: only for this partition; None: for all.
 
     Returns:
-        How many rows count now. Invalid rows have no partition and cannot be replayed.
+        How many rows count now. Invalid rows and rows after the stream's end have no partition and
+        cannot be replayed.
     """
-    schema = quoted(pipeline)
+    schema, end = quoted(settings.name), settings.events.end_time
     chosen = (
-        f"FROM {schema}.dead_letter WHERE partition_start IS NOT NULL "
+        f"FROM {schema}.dead_letter WHERE partition_start < coalesce(?, TIMESTAMP 'infinity') "
         "AND path = coalesce(?, path) AND partition_start = coalesce(?, partition_start)"
     )
+    values = [end and naive(end), path, partition]
     with Transaction(connection):
-        row = connection.execute(f"SELECT sum(rows) {chosen}", [path, partition]).fetchone()
+        row = connection.execute(f"SELECT sum(rows) {chosen}", values).fetchone()
         connection.execute(
             f"INSERT INTO {schema}.replays SELECT path, partition_start, class, ? {chosen}",
-            [naive(at), path, partition],
+            [naive(at), *values],
         )
     return int(row[0] or 0) if row else 0
 

@@ -193,12 +193,21 @@ def _compare(
         WITH held AS (
             SELECT partition_start, sum(rows)::BIGINT AS rows,
                 md5(string_agg(fingerprint || ':' || rows, ',' ORDER BY fingerprint, rows))
-                    AS events,
-                bool_or(revision > first) AS corrected
-            FROM {schema}.entries JOIN (
-                SELECT path, min(revision) AS first FROM {schema}.source_files GROUP BY path
-            ) USING (path)
-            WHERE counts GROUP BY partition_start
+                    AS events
+            FROM {schema}.entries WHERE counts GROUP BY partition_start
+        ), corrections AS (
+            -- Files that were corrected or let go, and when.
+            SELECT path, max(registered_at) AS corrected_at
+            FROM {schema}.source_files WHERE state IN ('read', 'removed')
+            GROUP BY path HAVING count(*) > 1
+        ), corrected AS (
+            SELECT partition_start, max(corrected_at) AS corrected_at
+            FROM {schema}.partition_manifest
+            JOIN {schema}.source_files USING (revision) JOIN corrections USING (path)
+            GROUP BY partition_start
+        ), computed AS (
+            SELECT partition_start, max(computed_at) AS computed_at
+            FROM {schema}.run_cost WHERE layer = '{layer}' GROUP BY partition_start
         ), named AS (
             SELECT partition_start FROM held
             UNION SELECT unnest(generate_series(
@@ -208,7 +217,7 @@ def _compare(
             SELECT * FROM {schema}.partition_state WHERE layer = '{layer}'
         ), upstream AS ({upstream})
         SELECT partition_start, coalesce(rows, 0) AS rows,
-            coalesce(corrected, FALSE) AS corrected,
+            coalesce(corrected_at >= computed_at, FALSE) AS corrected,
             coalesce(held.events, 'none') AS events,
             '{code_of(settings, layer)}' AS code,
             coalesce(upstream.upstream, '-') AS upstream,
@@ -219,7 +228,8 @@ def _compare(
                 IS DISTINCT FROM (built.events, built.code, built.upstream) AS due,
             coalesce(pending, 0) AS pending
         FROM named LEFT JOIN held USING (partition_start) LEFT JOIN built USING (partition_start)
-        LEFT JOIN upstream USING (partition_start)
+        LEFT JOIN upstream USING (partition_start) LEFT JOIN corrected USING (partition_start)
+        LEFT JOIN computed USING (partition_start)
         """
     )
 

@@ -53,17 +53,33 @@ class LandedFile:
 def list_files(pattern: str) -> list[LandedFile]:
     """Every file that a glob matches, by path. Hidden files are still being written: left out."""
     filesystem, path = fsspec.core.url_to_fs(pattern)
+    filesystem.invalidate_cache()  # stores remember their listings, also within a daemon
     found = filesystem.glob(path, detail=True)
-    local = "file" in _protocols(filesystem)
     return [
-        LandedFile(
-            path=name if local else filesystem.unstrip_protocol(name),
-            size=int(info["size"]),
-            tag=_tag(info),
-        )
+        _landed(filesystem, name, info)
         for name, info in sorted(found.items())
         if info["type"] == "file" and not name.rsplit("/", 1)[-1].startswith((".", "_"))
     ]
+
+
+def look(path: str) -> LandedFile | None:
+    """A file as it lies there now; None where there is none."""
+    filesystem, name = fsspec.core.url_to_fs(path)
+    try:
+        return _landed(filesystem, name, filesystem.info(name, refresh=True))
+    except FileNotFoundError:
+        return None
+
+
+def _landed(
+    filesystem: fsspec.AbstractFileSystem, name: str, info: Mapping[str, object]
+) -> LandedFile:
+    local = "file" in _protocols(filesystem)
+    return LandedFile(
+        path=name if local else filesystem.unstrip_protocol(name),
+        size=int(str(info["size"])),
+        tag=_tag(info),
+    )
 
 
 def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
