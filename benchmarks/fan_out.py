@@ -59,6 +59,8 @@ class Result:
 
     Attributes:
         ratio: `ours` over `bare_pool`; the target is 1.10 for 100 regions × 10,000 rows.
+        cpu_ratio: the same of the processor time that all processes used, which a busy machine
+            disturbs less.
         beside_training_ms_per_region: what reading, gating, reporting and Dagster add to a region.
         alone_seconds: one region in a Dagster run of its own, processes started already.
     """
@@ -68,6 +70,7 @@ class Result:
     bare_pool_seconds: float | None
     ours_seconds: float
     ratio: float | None
+    cpu_ratio: float | None
     beside_training_ms_per_region: float | None
     unchanged_seconds: float
     alone_seconds: float
@@ -185,13 +188,22 @@ def house(regions: Sequence[str], rows: int) -> Iterator[House]:
         yield House(folder, instance)
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def measure(count: int, rows: int, *, bare: bool) -> Result:
     """One size, ours beside the bare pool."""
     regions = [f"region_{number:04d}" for number in range(count)]
     with house(regions, rows) as stores:
         paths = [stores.folder / f"{region}.feather" for region in regions]
+        used = [cpu_seconds()]
         baseline = bare_pool(paths) if bare else None
+        used.append(cpu_seconds())
         ours = stores.materialize(regions[0], regions[-1])
+        used.append(cpu_seconds())
         worked = _worked(stores.instance, count)
         unchanged = stores.materialize(regions[0], regions[-1])
         with Warehouse(stores.folder / "w.duckdb").connect() as connection:
@@ -205,6 +217,7 @@ def measure(count: int, rows: int, *, bare: bool) -> Result:
         bare_pool_seconds=None if baseline is None else round(baseline, 2),
         ours_seconds=round(ours, 2),
         ratio=None if baseline is None else round(ours / baseline, 3),
+        cpu_ratio=round((used[2] - used[1]) / (used[1] - used[0]), 3) if bare else None,
         beside_training_ms_per_region=(
             None if baseline is None else round((ours - baseline) / count * 1000, 1)
         ),

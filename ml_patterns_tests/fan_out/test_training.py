@@ -149,14 +149,17 @@ def test_rows_without_a_label_and_rows_above_the_watermark_are_left_out() -> Non
 
 
 def test_the_simplest_candidate_within_one_standard_error_wins() -> None:
-    """On a rule of depth one, a large tree's tiny gain does not pay for its size."""
-    frame = made_up("eu", 3000)
-    frame["label"] = pd.array(frame["parcels"] > 4, dtype="boolean")
-    random = np.random.default_rng(0)
-    frame["label"] ^= random.random(len(frame)) < 0.1
-    small, large = {"num_leaves": 2, "learning_rate": 0.3}, {"num_leaves": 63}
-    settings = SETTINGS.model_copy(update={"candidates": (small, large)})
-    assert trained(frame, settings).card.candidate == small
+    """A gain that chance could have made does not pay for a larger tree."""
+    frame = made_up("eu", 1500, noise=0.1, seed=3)
+    small, large = {"num_leaves": 4}, {"num_leaves": 15}
+
+    def choosing_from(*candidates: dict[str, int]) -> ModelCard:
+        return trained(frame, SETTINGS.model_copy(update={"candidates": candidates})).card
+
+    losses = [choosing_from(candidate).metrics["log_loss"] for candidate in (small, large)]
+    assert losses[1] < losses[0], "the example needs a larger tree that is a little better"
+    assert choosing_from(small, large).candidate == small
+    assert choosing_from(large, small).candidate == large
 
 
 def test_a_candidate_that_is_clearly_better_wins_wherever_it_stands() -> None:
