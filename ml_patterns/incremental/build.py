@@ -12,23 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Self
 
 import duckdb
 
 from ml_patterns.base import Clock
-from ml_patterns.errors import ConflictError, TransformError
-from ml_patterns.incremental import ledger, transform
+from ml_patterns.errors import ConflictError, SourceFileError, TransformError
+from ml_patterns.incremental import ledger, loading, sources, transform
 from ml_patterns.incremental.grain import Grain, naive
 from ml_patterns.incremental.ledger import Transaction
+from ml_patterns.incremental.loading import Counts
 from ml_patterns.incremental.manifest import Step, timestamp
-from ml_patterns.incremental.plan import Layer, Wanted, wanted
-from ml_patterns.incremental.transform import RESULT, Counts
+from ml_patterns.incremental.plan import Layer, Wanted, code_of, wanted
+from ml_patterns.incremental.transform import RESULT
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
 
 _ROWS_AT_ONCE = 2_000_000
-_NOTHING = Wanted("none", "", "-")
 
 TABLES: Mapping[Layer, str] = {"aggregates": "event_aggregates", "features": "event_features"}
 
@@ -40,7 +41,7 @@ class Built:
     Attributes:
         counts: accepted = kept + superseded + duplicate.
         rows: rows written to the layer's table.
-        scanned: rows read from landed files for it.
+        scanned: rows read from landed files for it, those of other partitions included.
         generation: how often it has been built.
     """
 
@@ -67,39 +68,54 @@ def build(
 
     Raises:
         ConflictError: somebody else built one of the partitions meanwhile; theirs stands.
-        TransformError, SourceFileError: with a sentence; partitions before it are committed.
+        TransformError: with a sentence; partitions before it are committed.
+        SourceFileError: names files that are gone or changed, after all partitions that do not
+            need them were committed.
     """
-    ledger.ensure_tables(connection, settings.name)
+    pipeline = settings.name
+    ledger.ensure_tables(connection, pipeline)
+    sources.attach_filesystem(connection, settings.event_glob)
     wants = wanted(connection, settings, layer)
-    _prepare(connection, settings.name, layer, partitions)
-    generations = _generations(connection, settings.name, layer)
+    _prepare(connection, pipeline, layer, partitions)
+    generations = _generations(connection, pipeline, layer)
+    transformation = transform.prepare(connection, settings, layer)
+    nothing = Wanted("none", code_of(settings, layer), "-")
+    problems: set[str] = set()
+    fits = False
     for batch in _batches(connection, settings, partitions):
         started = monotonic()
-        counts, _ = transform.load_events(connection, settings, batch)
+        loaded = loading.load(connection, settings, batch)
+        problems |= set(loaded.problems.values())
         step("loaded")
         share = (monotonic() - started) / len(batch)
-        for partition in batch:
+        for partition, counts in loaded.counts.items():
             started = monotonic()
-            _check_window(connection, settings, layer)
-            columns = transform.run(connection, settings, layer, partition)
-            found = counts.get(partition, Counts())
+            path = loaded.direct.get(partition)
+            direct = path and loading.select_of_file(connection, settings, path)
+            transformation.run(connection, partition, direct)
+            if path and loading.changed(connection, settings, [partition]):
+                problems |= set(loading.changed(connection, settings, [partition]).values())
+                continue
             if layer == "features":
-                _check_rows(connection, settings, partition, found.kept)
+                _check_rows(connection, settings, partition, counts.kept)
             step("computed")
-            with Transaction(connection):
-                generation = _claim(
-                    connection, settings.name, layer, partition, generations[partition],
-                    wants.get(partition, _NOTHING),
-                )  # fmt: skip
+            with _Partition(connection, pipeline, layer, partition) as commit:
+                generation = commit.claim(generations[partition], wants.get(partition, nothing))
                 step("claimed")
-                rows = _replace(connection, settings.name, layer, partition, columns, step)
+                if not fits:
+                    commit.fit_table(transformation.columns)
+                    fits = True
+                commit.delete()
+                step("deleted")
+                rows = commit.insert()
+                step("inserted")
                 seconds = share + monotonic() - started
-                _record_cost(
-                    connection, settings.name, layer, partition, generation, found, seconds, clock()
-                )
+                commit.record_cost(generation, counts, seconds, clock())
                 step("before commit")
             step("committed")
-            yield Built(partition, found, rows, found.accepted, seconds, generation)
+            yield Built(partition, counts, rows, counts.scanned, seconds, generation)
+    if problems:
+        raise SourceFileError("; ".join(sorted(problems)))
 
 
 def _batches(
@@ -153,104 +169,97 @@ def _generations(
     )
 
 
-def _claim(
-    connection: duckdb.DuckDBPyConnection,
-    pipeline: str,
-    layer: Layer,
-    partition: datetime,
-    generation: int,
-    want: Wanted,
-) -> int:
-    """Compare-and-set of the generation row; within the partition's transaction.
+class _Partition:
+    """The transaction that replaces one partition by `_result`.
 
     Raises:
-        ConflictError: the row is no longer the one that was read at the start.
+        ConflictError: somebody else built it meanwhile, also when only the commit shows it.
     """
-    try:
-        row = connection.execute(
-            f"UPDATE {quoted(pipeline)}.partition_state "
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        pipeline: str,
+        layer: Layer,
+        partition: datetime,
+    ) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._layer = layer
+        self._partition = partition
+        self._table = f"{quoted(pipeline)}.{TABLES[layer]}"
+        self._transaction = Transaction(connection)
+
+    def __enter__(self) -> Self:
+        self._transaction.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        try:
+            self._transaction.__exit__(kind, error, trace)
+        except duckdb.TransactionException as conflict:
+            raise self._lost() from conflict
+        if isinstance(error, duckdb.TransactionException):
+            raise self._lost() from error
+
+    def claim(self, generation: int, want: Wanted) -> int:
+        """Compare-and-set of the generation row; returns the new generation."""
+        row = self._connection.execute(
+            f"UPDATE {quoted(self._pipeline)}.partition_state "
             "SET events = ?, code = ?, upstream = ?, generation = generation + 1 "
             "WHERE layer = ? AND partition_start = ? AND generation = ? RETURNING generation",
-            [want.events, want.code, want.upstream, layer, partition, generation],
+            [want.events, want.code, want.upstream, self._layer, self._partition, generation],
         ).fetchone()
-    except duckdb.TransactionException as error:
-        raise ConflictError(_lost(pipeline, layer, partition)) from error
-    if row is None:
-        raise ConflictError(_lost(pipeline, layer, partition))
-    return int(row[0])
+        if row is None:
+            raise self._lost()
+        return int(row[0])
 
+    def fit_table(self, columns: Mapping[str, str]) -> None:
+        """Adds, retypes and drops columns so that the table fits what the SQL returns now.
 
-def _lost(pipeline: str, layer: Layer, partition: datetime) -> str:
-    return (
-        f"{layer} {partition} of {pipeline} was built by another process meanwhile; theirs stands"
-    )
+        Partitions that the old SQL computed are due anyway: their code differs.
+        """
+        connection, table = self._connection, self._table
+        if not has_table(connection, self._pipeline, TABLES[self._layer]):
+            connection.execute(f"CREATE TABLE {table} AS FROM {RESULT} LIMIT 0")
+            return
+        present = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
+        for name, kind in columns.items():
+            if name in present and present[name] != kind:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
+            if present.get(name) != kind:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
+        for name in present:
+            if name not in columns:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
 
+    def delete(self) -> None:
+        """Takes out what was built before."""
+        self._connection.execute(
+            f"DELETE FROM {self._table} WHERE partition_start = {timestamp(self._partition)}"
+        )
 
-def _replace(
-    connection: duckdb.DuckDBPyConnection,
-    pipeline: str,
-    layer: Layer,
-    partition: datetime,
-    columns: Mapping[str, str],
-    step: Step,
-) -> int:
-    """Replaces a partition's rows by `_result`; the table follows the SQL's columns."""
-    table = f"{quoted(pipeline)}.{TABLES[layer]}"
-    if not has_table(connection, pipeline, TABLES[layer]):
-        connection.execute(f"CREATE TABLE {table} AS FROM {RESULT} LIMIT 0")
-    else:
-        _follow(connection, table, columns)
-    connection.execute(f"DELETE FROM {table} WHERE partition_start = {timestamp(partition)}")
-    step("deleted")
-    connection.execute(f"INSERT INTO {table} BY NAME FROM {RESULT}")
-    step("inserted")
-    row = connection.execute(f"SELECT count(*) FROM {RESULT}").fetchone()
-    return int(row[0]) if row else 0
+    def insert(self) -> int:
+        """Puts in what was computed; returns the number of rows."""
+        row = self._connection.execute(
+            f"INSERT INTO {self._table} BY NAME FROM {RESULT}"
+        ).fetchone()
+        return int(row[0]) if row else 0
 
+    def record_cost(self, generation: int, counts: Counts, seconds: float, at: datetime) -> None:
+        """Notes where the rows went and what it took."""
+        self._connection.execute(
+            f"INSERT INTO {quoted(self._pipeline)}.run_cost VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                self._layer, self._partition, generation, naive(at), counts.accepted, counts.kept,
+                counts.superseded, counts.duplicate, counts.scanned, seconds,
+            ],
+        )  # fmt: skip
 
-def _follow(connection: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
-    """Adds, retypes and drops columns so that the table fits what the SQL returns now.
-
-    Partitions that the old SQL computed are due anyway: their code differs.
-    """
-    present = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
-    for name, kind in columns.items():
-        if name not in present:
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
-        elif present[name] != kind:
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
-    for name in present:
-        if name not in columns:
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
-
-
-def _record_cost(
-    connection: duckdb.DuckDBPyConnection,
-    pipeline: str,
-    layer: Layer,
-    partition: datetime,
-    generation: int,
-    counts: Counts,
-    seconds: float,
-    at: datetime,
-) -> None:
-    connection.execute(
-        f"INSERT INTO {quoted(pipeline)}.run_cost VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            layer, partition, generation, naive(at), counts.accepted, counts.kept,
-            counts.superseded, counts.duplicate, counts.accepted, seconds,
-        ],
-    )  # fmt: skip
-
-
-def _check_window(
-    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
-) -> None:
-    if layer == "features" and not has_table(connection, settings.name, TABLES["aggregates"]):
-        raise TransformError(
-            f"pipeline {settings.name} has no aggregates yet; "
-            f"materialize {settings.name}/event_aggregates first"
+    def _lost(self) -> ConflictError:
+        return ConflictError(
+            f"{self._layer} {self._partition} of {self._pipeline} was built by another process "
+            "meanwhile; theirs stands"
         )
 
 

@@ -54,7 +54,8 @@ CREATE TABLE IF NOT EXISTS {schema}.partition_manifest (
     class VARCHAR NOT NULL CHECK (class IN ('accepted', 'too_late', 'future', 'invalid')),
     rows BIGINT NOT NULL,
     fingerprint VARCHAR NOT NULL,
-    newest TIMESTAMP
+    newest TIMESTAMP,
+    ids BIGINT NOT NULL  -- different hashes of ids: as many as rows where none repeats
 );
 CREATE TABLE IF NOT EXISTS {schema}.replays (
     path VARCHAR NOT NULL,

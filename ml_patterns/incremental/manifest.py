@@ -210,10 +210,10 @@ def _judge(
             INSERT INTO {schema}.partition_manifest
             SELECT
                 CASE WHEN class <> 'invalid' THEN date_trunc('{events.grain}', time) END,
-                revision, class, count(*), sum(content)::VARCHAR, max(time)
+                revision, class, count(*), sum(content)::VARCHAR, max(time), count(DISTINCT id)
             FROM (
                 SELECT f.revision, {verdict} AS class, hash({content}) AS content,
-                    e.{quoted(events.time)} AS time
+                    e.{quoted(events.time)} AS time, hash(e.{quoted(events.id)}) AS id
                 FROM ({rows}) e
                 JOIN {schema}.source_files f ON f.path = e.{sources.FILE_COLUMN}
                 WHERE list_contains(?, f.revision)
