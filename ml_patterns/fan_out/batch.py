@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
@@ -162,7 +163,7 @@ def read_batch(
     closed = closed_until(connection, settings)
 
     def gather(frame: pd.DataFrame) -> RegionRows:
-        rows = usable_rows(frame, closed)
+        rows = _as_the_model_sees(usable_rows(frame, closed), columns)
         standing = Standing.of(rows, training, label_delay=label_delay, watermark=closed)
         return RegionRows(rows, standing)
 
@@ -182,6 +183,20 @@ def read_batch(
         regions=found,
         everybody=None if everybody is None else gather(everybody),
     )
+
+
+def _as_the_model_sees(rows: pd.DataFrame, columns: tuple[FeatureColumn, ...]) -> pd.DataFrame:
+    """The same rows with float64 for every number.
+
+    Pandas types a column by all regions that were read together; the fingerprint of a region's test
+    slice, to which a review is bound, must not depend on the company.
+    """
+    numbers = {
+        column.name: pd.to_numeric(rows[column.name]).to_numpy(np.float64, na_value=np.nan)
+        for column in columns
+        if column.kind == "numeric"
+    }
+    return rows.assign(**numbers)
 
 
 def closed_until(

@@ -83,11 +83,12 @@ def test_a_batch_of_other_company_is_still_unchanged(house: House) -> None:
     gaps = made_up("gaps")
     gaps["parcels"] = gaps["parcels"].astype("Int64").where(gaps.index % 5 != 0)
     house.holds(made_up("eu").astype({"parcels": "Int64"}), gaps)
-    house.train("eu", "gaps", settings=SETTINGS)
+    together = house.train("eu", "gaps", settings=SETTINGS)
 
     alone = house.train("eu", settings=SETTINGS, work=must_not_train)
 
     assert alone["eu"].status == "unchanged"
+    assert alone["eu"].decision == together["eu"].decision
     assert len(house.registry.versions("parcels", "eu")) == 1
 
 
