@@ -6,14 +6,17 @@ Belongs here: finding and loading. Does not: running anything (`catch_up.py`).
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import dagster as dg
+from pydantic import ValidationError
 
-from ml_patterns.errors import SettingsError
+from ml_patterns.errors import SettingsError, UserError
 from ml_patterns.installation import Installation, project_root
 from ml_patterns.pipeline import EventModelPipeline
 from ml_patterns.settings import PipelineSettings
@@ -62,13 +65,15 @@ class Project:
     @cached_property
     def pipelines(self) -> dict[str, PipelineSettings]:
         """Settings of every pipeline, by name."""
-        found = self.tree.get_all_components(of_type=EventModelPipeline)
+        with _one_sentence():
+            found = self.tree.get_all_components(of_type=EventModelPipeline)
         return {component.settings.name: component.settings for component in found}
 
     @cached_property
     def definitions(self) -> dg.Definitions:
         """Everything that Dagster sees of this project."""
-        return self.tree.build_defs()
+        with _one_sentence():
+            return self.tree.build_defs()
 
     @property
     def installation(self) -> Installation:
@@ -95,6 +100,31 @@ def dagster_home(root: Path) -> Path:
         (home / "dagster.yaml").write_text(INSTANCE_TEMPLATE)
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turns what Dagster wraps around a mistake in a YAML file into the mistake itself."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise SettingsError(str(cause)) from error
+            if isinstance(cause, ValidationError):
+                raise SettingsError(_described(cause)) from error
+            cause = cause.__cause__
+        raise
+
+
+def _described(error: ValidationError) -> str:
+    """Each mistake with the place that Dagster found for it: key, file and line."""
+    mistakes = []
+    for entry in error.errors():
+        place = ".".join(map(str, entry["loc"])).strip("`")
+        mistakes.append(f"{place}: {entry['msg'].removeprefix('Value error, ')}")
+    return "; ".join(mistakes)
 
 
 def _keep_quiet() -> None:

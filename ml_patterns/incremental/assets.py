@@ -5,12 +5,16 @@ or computing anything (`manifest.py`, `plan.py`, `build.py`).
 """
 
 from collections.abc import Iterator
-from itertools import islice
 
 import dagster as dg
 
 from ml_patterns.base import utc_now
+from ml_patterns.errors import MLPatternsError
 from ml_patterns.incremental import build, ledger, manifest, plan
+from ml_patterns.incremental.checks import (
+    every_row_accounted_for,
+    every_row_accounted_for_spec,
+)
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.plan import Layer
 from ml_patterns.partitions import region_partitions, time_partitions
@@ -105,6 +109,7 @@ def _event_aggregates(settings: PipelineSettings) -> dg.AssetsDefinition:
         key=[settings.name, "event_aggregates"],
         partitions_def=time_partitions(settings),
         deps=[dg.AssetKey([settings.name, "landed_events"])],
+        check_specs=[every_row_accounted_for_spec(settings)],
         backfill_policy=dg.BackfillPolicy.single_run(),
         output_required=False,
         group_name=GROUP,
@@ -117,8 +122,9 @@ def _event_aggregates(settings: PipelineSettings) -> dg.AssetsDefinition:
     )
     def event_aggregates(
         context: dg.AssetExecutionContext, config: BuildConfig, warehouse: WarehouseResource
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult | dg.MaterializeResult[None]]:
         yield from _build(context, settings, "aggregates", config, warehouse)
+        yield every_row_accounted_for(settings, warehouse)
 
     return event_aggregates
 
@@ -153,7 +159,7 @@ def _event_features(settings: PipelineSettings) -> dg.AssetsDefinition:
         config: BuildConfig,
         warehouse: WarehouseResource,
         operational: OperationalResource,
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
         yield from _build(context, settings, "features", config, warehouse)
         with warehouse.reading() as connection:
             regions = [
@@ -186,36 +192,59 @@ def _build(
     layer: Layer,
     config: BuildConfig,
     warehouse: WarehouseResource,
-) -> Iterator[dg.AssetMaterialization]:
-    """Builds the run's partitions; the warehouse is let go while Dagster records them."""
+) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
+    """Builds the run's partitions; the warehouse is let go while Dagster records them.
+
+    A run of all its partitions ends with an output, as any asset's does, so that what follows in
+    the same run is not skipped. A run of those that are due materializes each of them by itself:
+    an output would claim the whole range.
+    """
     grain = Grain(settings.events.grain)
     partitions = [grain.parse(key) for key in context.partition_keys]
-    with warehouse.get_connection() as connection:
-        if config.only_due:
-            due = {entry.partition for entry in plan.plan(connection, settings, layer, utc_now())}
-            partitions = [partition for partition in partitions if partition in due]
-    while partitions:
+    if config.only_due:
         with warehouse.get_connection() as connection:
-            built = list(
-                islice(
-                    build.build(connection, settings, layer, partitions[:_EVENTS_AT_ONCE], utc_now),
-                    _EVENTS_AT_ONCE,
-                )
-            )
-        partitions = partitions[_EVENTS_AT_ONCE:]
-        for done in built:
-            yield dg.AssetMaterialization(
-                context.asset_key,
-                partition=grain.key(done.partition),
-                metadata={
-                    "dagster/partition_row_count": done.rows,
-                    "rows_in": done.counts.accepted,
-                    "kept": done.counts.kept,
-                    "superseded": done.counts.superseded,
-                    "duplicate": done.counts.duplicate,
-                    "scanned": done.scanned,
-                    "seconds": round(done.seconds, 4),
-                    "generation": done.generation,
-                },
-            )
-        context.log.info(f"{layer}: {len(built)} partitions built")
+            due = {entry.partition for entry in plan.plan(connection, settings, layer, utc_now())}
+        partitions = [partition for partition in partitions if partition in due]
+    built: list[build.Built] = []
+    try:
+        while partitions:
+            batch, partitions = partitions[:_EVENTS_AT_ONCE], partitions[_EVENTS_AT_ONCE:]
+            done: list[build.Built] = []
+            try:
+                with warehouse.get_connection() as connection:
+                    for one in build.build(connection, settings, layer, batch, utc_now):
+                        done.append(one)
+            finally:
+                if config.only_due:
+                    yield from (_materialization(context, grain, one) for one in done)
+                built += done
+            context.log.info(f"{layer}: {len(done)} partitions built")
+    except MLPatternsError as error:
+        if not config.only_due:  # what was committed before the failure stays built
+            yield from (_materialization(context, grain, one) for one in built)
+        raise dg.Failure(str(error), allow_retries=False) from error
+    if not config.only_due:
+        for one in built:
+            context.add_asset_metadata(_metadata(one), partition_key=grain.key(one.partition))
+        yield dg.MaterializeResult()
+
+
+def _materialization(
+    context: dg.AssetExecutionContext, grain: Grain, done: build.Built
+) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        context.asset_key, partition=grain.key(done.partition), metadata=_metadata(done)
+    )
+
+
+def _metadata(done: build.Built) -> dict[str, float | int]:
+    return {
+        "dagster/partition_row_count": done.rows,
+        "rows_in": done.counts.accepted,
+        "kept": done.counts.kept,
+        "superseded": done.counts.superseded,
+        "duplicate": done.counts.duplicate,
+        "scanned": done.scanned,
+        "seconds": round(done.seconds, 4),
+        "generation": done.generation,
+    }
