@@ -26,9 +26,9 @@ import requests
 
 from benchmarks.mlserver import mlserver, program
 from ml_patterns.branching.policy import Policy
-from ml_patterns.registry.card import Feature, Golden, ModelCard, Window
 from ml_patterns.registry.registry import Registry
 from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.card import Feature, Golden, ModelCard, Window
 from ml_patterns.storage.operational import engine_for
 
 FEATURES = 20

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from ml_patterns.branching.statistics import Labels, Probabilities, all_metrics, auc
-from ml_patterns.registry.card import Feature, ModelCard, encode
+from ml_patterns.storage.card import Feature, ModelCard, encode
 from ml_patterns.storage.features import KEY_COLUMNS
 
 _FEWEST_OF_A_CLASS = 10

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from ml_patterns.registry.card import encode
 from ml_patterns.registry.registry import Champion, Registry
 from ml_patterns.storage.artifacts import Artifact, ArtifactStore
+from ml_patterns.storage.card import encode
 
 _LOG = logging.getLogger(__name__)
 _KEPT = 256

@@ -23,8 +23,8 @@ from ml_patterns.fan_out.unchanged import member_key, training_key
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import watermark
 from ml_patterns.registry import tables
-from ml_patterns.registry.card import Window
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.card import Window
 from ml_patterns.storage.features import FeatureColumn, feature_columns, read_features
 from ml_patterns.storage.operational import reading
 

@@ -24,9 +24,9 @@ from ml_patterns.errors import ArtifactError, MLPatternsError
 from ml_patterns.fan_out.batch import Batch
 from ml_patterns.fan_out.cluster import train_on_cluster
 from ml_patterns.fan_out.pool import Failed, Trained, Work, train_job, train_regions
-from ml_patterns.registry.card import ModelCard
 from ml_patterns.registry.registry import DecisionRecord, ModelVersion, Registry
 from ml_patterns.storage.artifacts import Artifact, ArtifactStore
+from ml_patterns.storage.card import ModelCard
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from ml_patterns.errors import UserError
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.fan_out.training import REGION_COLUMN, train, usable_rows, window
 from ml_patterns.fan_out.unchanged import member_key
-from ml_patterns.registry.card import ModelCard
 from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.card import ModelCard
 from ml_patterns.storage.features import FeatureColumn
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from ml_patterns.fan_out.metrics import Labels, Values, measure, persistence, ro
 from ml_patterns.fan_out.settings import Candidate, TrainingSettings
 from ml_patterns.fan_out.split import Mask, Split, naive, split_by_time
 from ml_patterns.fan_out.unchanged import fingerprint, training_key
-from ml_patterns.registry.card import Feature, Golden, ModelCard, Window, encode
+from ml_patterns.storage.card import Feature, Golden, ModelCard, Window, encode
 from ml_patterns.storage.features import FeatureColumn
 
 REGION_COLUMN = FeatureColumn("region", "VARCHAR")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ml_patterns.base import format_duration
 from ml_patterns.fan_out.settings import TrainingSettings
-from ml_patterns.registry import card
+from ml_patterns.storage import card
 from ml_patterns.storage.features import FeatureColumn
 
 _WHAT_CHANGES_A_MODEL = {

@@ -14,8 +14,8 @@ import lightgbm
 import numpy as np
 
 from ml_patterns.errors import ArtifactError
-from ml_patterns.registry.card import ModelCard
 from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.card import ModelCard
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from upath import UPath
 
 from ml_patterns.errors import ArtifactError
-from ml_patterns.registry.card import ModelCard
+from ml_patterns.storage.card import ModelCard
 
 _MODEL = "model.txt"
 _CARD = "card.json"

@@ -10,7 +10,7 @@ from datetime import datetime
 import duckdb
 import pandas as pd
 
-from ml_patterns.registry.card import Feature
+from ml_patterns.storage.card import Feature
 from ml_patterns.storage.sql import quoted
 
 KEY_COLUMNS = ("partition_start", "event_id", "event_time", "region", "label")

@@ -13,9 +13,9 @@ import pytest
 from ml_patterns.branching.evidence import ProbeResult
 from ml_patterns.branching.gate import Judgement, judge
 from ml_patterns.branching.policy import Policy
-from ml_patterns.registry.card import Feature, Golden, ModelCard, Window, encode
 from ml_patterns.registry.registry import Registry
 from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.card import Feature, Golden, ModelCard, Window, encode
 from ml_patterns.storage.operational import engine_for
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

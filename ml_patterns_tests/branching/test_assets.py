@@ -14,8 +14,8 @@ from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
 from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.sensors import build_sensors
 from ml_patterns.partitions import region_partitions
-from ml_patterns.registry.card import ModelCard
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.card import ModelCard
 from ml_patterns.storage.resources import ArtifactsResource, OperationalResource
 from ml_patterns_tests.branching.conftest import Shop
 

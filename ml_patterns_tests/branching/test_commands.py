@@ -17,8 +17,8 @@ from ml_patterns.branching.deploy import deploy
 from ml_patterns.branching.gate import Judgement
 from ml_patterns.branching.policy import Policy
 from ml_patterns.errors import SettingsError, StaleDecisionError, UserError
-from ml_patterns.registry.card import ModelCard
 from ml_patterns.registry.records import Verdict
+from ml_patterns.storage.card import ModelCard
 from ml_patterns_tests.branching.conftest import Shop, card, events, fitted
 
 Model = tuple[lgb.Booster, ModelCard]

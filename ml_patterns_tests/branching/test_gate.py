@@ -5,7 +5,7 @@ import pandas as pd
 
 from ml_patterns.branching.gate import judgement_of
 from ml_patterns.branching.policy import Policy
-from ml_patterns.registry.card import ModelCard
+from ml_patterns.storage.card import ModelCard
 from ml_patterns_tests.branching.conftest import Shop
 
 Model = tuple[lgb.Booster, ModelCard]

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightgbm as lgb
 
 from ml_patterns.branching.probe import probe_artifacts
-from ml_patterns.registry.card import Golden, ModelCard
+from ml_patterns.storage.card import Golden, ModelCard
 from ml_patterns_tests.branching.conftest import Shop
 
 Model = tuple[lgb.Booster, ModelCard]

@@ -16,8 +16,8 @@ from ml_patterns.branching.gate import Judgement
 from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.probe import probe_artifacts
 from ml_patterns.errors import StaleDecisionError
-from ml_patterns.registry.card import Feature, ModelCard
 from ml_patterns.registry.records import Verdict
+from ml_patterns.storage.card import Feature, ModelCard
 from ml_patterns_tests.branching.conftest import START, Shop, card, events, fitted
 
 Model = tuple[lgb.Booster, ModelCard]

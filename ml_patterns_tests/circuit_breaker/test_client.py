@@ -22,7 +22,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def champion_says(deployment: Deployment, frame: pd.DataFrame) -> np.ndarray:
-    from ml_patterns.registry.card import encode
+    from ml_patterns.storage.card import encode
     from ml_patterns_tests.serving.conftest import FEATURES
 
     return deployment.house.expected("eu", 1, encode(frame, FEATURES))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_patterns.registry.card import encode
+from ml_patterns.storage.card import encode
 from ml_patterns_tests.circuit_breaker.conftest import Deployment, parcels
 from ml_patterns_tests.serving.conftest import FEATURES, running_server
 

@@ -11,7 +11,7 @@ import pytest
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.fan_out.training import TrainedModel, train
-from ml_patterns.registry.card import ModelCard
+from ml_patterns.storage.card import ModelCard
 from ml_patterns.storage.features import FeatureColumn
 from ml_patterns_tests.fan_out.conftest import COLUMNS, START, end_of, made_up
 

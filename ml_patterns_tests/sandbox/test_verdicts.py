@@ -20,9 +20,9 @@ from ml_patterns.incremental import ledger
 from ml_patterns.incremental.build import build
 from ml_patterns.incremental.manifest import ingest
 from ml_patterns.incremental.plan import Layer, plan
-from ml_patterns.registry.card import encode
 from ml_patterns.sandbox import events
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.card import encode
 from ml_patterns.storage.features import feature_columns, read_features
 from ml_patterns.storage.sql import quoted
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from ml_patterns.branching.policy import Policy
-from ml_patterns.registry.card import Feature, Golden, ModelCard, Window
 from ml_patterns.registry.registry import Champion, ModelVersion, Registry
 from ml_patterns.storage.artifacts import ArtifactStore
+from ml_patterns.storage.card import Feature, Golden, ModelCard, Window
 from ml_patterns.storage.operational import engine_for
 
 PIPELINE = "deliveries"
