@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# A company's own certificates count for uv as they do for pip.
+export UV_SYSTEM_CERTS := true
 
 .PHONY: demo test dev check bench lock clean
 
