@@ -1,0 +1,1 @@
+"""A Dagster project that holds one pipeline of ml_patterns: YAML and SQL."""

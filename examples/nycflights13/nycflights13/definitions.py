@@ -1,0 +1,11 @@
+"""The front door: loads the pipeline under `defs/`."""
+
+from pathlib import Path
+
+import dagster as dg
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Everything in this project."""
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
