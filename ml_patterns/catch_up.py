@@ -38,8 +38,8 @@ STEPS = (
     "external",
     "features",
     "training",
-    "leaderboard",
     "deployment",
+    "leaderboard",
     "predictions",
     "quality",
 )

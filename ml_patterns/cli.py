@@ -34,7 +34,7 @@ def run(
     steps: Annotated[
         str | None,
         typer.Option(help="Only these steps, separated by commas: ingest, aggregates, external, "
-                     "features, training, leaderboard, deployment, predictions, quality."),
+                     "features, training, deployment, leaderboard, predictions, quality."),
     ] = None,
     fail_on: Annotated[
         str | None, typer.Option(help="Exit 1 when a newest verdict is `reject`, or `review`.")

@@ -39,21 +39,22 @@ def run_dev(project: Path, port: int, host: str) -> int:
         stack.callback(server.stop)
         os.environ["ML_PATTERNS_MODEL_URL"] = server.url
         print(f"model server: {server.url}\nDagster UI: http://{host}:{port}", flush=True)
-        command = [sys.executable, "-m", "dagster", "dev", "-m", _module(project)]
+        command = [sys.executable, "-m", "dagster", "dev", *_target(project)]
         try:
-            return subprocess.call(
-                [*command, "-d", str(project), "-h", host, "-p", str(port)], cwd=project
-            )
+            return subprocess.call([*command, "-h", host, "-p", str(port)], cwd=project)
         except KeyboardInterrupt:
             return 0
 
 
-def _module(project: Path) -> str:
-    """The module of a project's definitions, as pyproject.toml names it."""
+def _target(project: Path) -> list[str]:
+    """What Dagster loads: the project's workspace, else the module that pyproject.toml names."""
+    if (project / "workspace.yaml").is_file():
+        return ["-w", "workspace.yaml"]
     document = tomllib.loads((project / "pyproject.toml").read_text())
     try:
-        return f"{document['tool']['dg']['project']['root_module']}.definitions"
+        module = document["tool"]["dg"]["project"]["root_module"]
     except KeyError as error:
         raise SettingsError(
             f"{project / 'pyproject.toml'} names no root_module under [tool.dg.project]; add it"
         ) from error
+    return ["-m", f"{module}.definitions", "-d", str(project)]

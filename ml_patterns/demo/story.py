@@ -100,7 +100,7 @@ class Demo:
             f"the weather API failed {len(_UPSTREAM_SCRIPT)} times on a script; "
             f"{self._upstream.requests - before} requests for 5 days",
         )
-        self._run(instance, "training", "leaderboard", "deployment")
+        self._run(instance, "training", "deployment")
         for decision in self._runner(instance).decisions():
             self._say("", f"{decision.region}: {decision.reason}")
         for message in self._upstream.messages:
@@ -115,7 +115,7 @@ class Demo:
             "review", "approve", str(chosen.id),
             "--reason", "the best model this region has had", "--by", "demo",
         )  # fmt: skip
-        self._run(instance, "deployment")
+        self._run(instance, "deployment", "leaderboard")
         champions = Registry(self._engine).champions(PIPELINE)
         self._say("", f"champions: {', '.join(champion.region for champion in champions)}")
 
