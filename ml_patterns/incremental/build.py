@@ -73,6 +73,8 @@ def build(
             need them were committed.
     """
     pipeline = settings.name
+    if not partitions:
+        return
     ledger.ensure_tables(connection, pipeline)
     sources.attach_filesystem(connection, settings.event_glob)
     wants = wanted(connection, settings, layer)

@@ -190,7 +190,10 @@ def _load(
     connection.execute(_DEDUPLICATE.format(**names, content=_content(stream)))
     scanned = _scanned(connection, settings)
     rows = connection.execute(_COUNT.format(**names)).fetchall()
-    return {row[0]: Counts(*row[1:], scanned=scanned[row[0]]) for row in rows}
+    return {
+        partition: Counts(accepted, kept, superseded, duplicate, scanned[partition])
+        for partition, accepted, kept, superseded, duplicate in rows
+    }
 
 
 _DEDUPLICATE = """

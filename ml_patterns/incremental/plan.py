@@ -29,8 +29,12 @@ from ml_patterns.storage.warehouse import has_table
 Layer = Literal["aggregates", "features"]
 LAYERS: tuple[Layer, ...] = ("aggregates", "features")
 
-_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
-_TEXT_OR_SPACE = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")|\s+")
+_TOKEN = re.compile(
+    r"(?P<text>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
+    r"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)|--[^\n]*|(?P<comment>/\*)|\s+",
+    re.DOTALL,
+)
+_COMMENT_MARK = re.compile(r"/\*|\*/")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class DuePartition:
 
     Attributes:
         partition: first instant, UTC.
-        reason: `new`, `gap`, `late rows`, `corrected file`, `code`, `aggregates` or `external`.
+        reason: `new`, `gap`, `late rows`, `corrected file`, `code`, `settings`, `aggregates` or
+            `external`.
         rows: accepted rows that computing it reads.
         want: what it should be built from.
     """
@@ -63,30 +68,42 @@ def normalised(sql: str) -> str:
     """SQL without comments and superfluous white space: a changed comment restates nothing."""
     parts: list[str] = []
     position = 0
-    # Comments are looked for outside of quotes only, so `'--'` survives.
-    for match in re.finditer(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", sql):
-        parts += [_COMMENT.sub(" ", sql[position : match.start()]), match[0]]
-        position = match.end()
-    parts.append(_COMMENT.sub(" ", sql[position:]))
-    text = _TEXT_OR_SPACE.sub(lambda m: m[1] or " ", "".join(parts))
-    return text.strip().rstrip(";").strip()
+    while token := _TOKEN.search(sql, position):
+        parts += [sql[position : token.start()], token["text"] or " "]
+        position = _comment_end(sql, token.start()) if token["comment"] else token.end()
+    parts = [part for part in (*parts, sql[position:]) if part]
+    once = [part for n, part in enumerate(parts) if part != " " or parts[n - 1 : n] != [" "]]
+    return "".join(once).strip().rstrip(";").strip()
+
+
+def _comment_end(sql: str, start: int) -> int:
+    """Comments nest in DuckDB as in PostgreSQL."""
+    depth = 0
+    for mark in _COMMENT_MARK.finditer(sql, start):
+        depth += 1 if mark[0] == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return len(sql)
 
 
 def code_of(settings: PipelineSettings, layer: Layer) -> str:
-    """Hash of a layer's SQL and of the settings that change its values."""
-    parts = [ledger.reading_of(settings.events)]
+    """Hashes of a layer's SQL and of the settings that change its values: `<SQL>/<settings>`."""
     if layer == "aggregates":
-        parts.append(normalised(settings.aggregates_sql))
+        sql, values = settings.aggregates_sql, [ledger.reading_of(settings.events)]
     else:
-        window = settings.aggregates
-        parts += [
-            normalised(settings.features_sql),
-            str(window.window),
-            ",".join(sorted(window.label_columns)),
+        sql = settings.features_sql
+        values = [
+            ledger.reading_of(settings.events),
+            str(settings.aggregates.window),
+            ",".join(sorted(settings.aggregates.label_columns)),
             str(settings.events.label_delay),
             ",".join(table.name for table in settings.external),
         ]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return f"{_short(normalised(sql))}/{_short(*values)}"
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def plan(
@@ -103,7 +120,9 @@ def plan(
     rows = connection.execute(
         f"""
         SELECT partition_start, rows, corrected, built_events IS NULL,
-            events IS DISTINCT FROM built_events, code IS DISTINCT FROM built_code,
+            events IS DISTINCT FROM built_events,
+            split_part(code, '/', 1) IS DISTINCT FROM split_part(built_code, '/', 1),
+            split_part(code, '/', 2) IS DISTINCT FROM split_part(built_code, '/', 2),
             split_part(upstream, '/', 1) IS DISTINCT FROM split_part(built_upstream, '/', 1),
             events, code, upstream
         FROM _{layer} WHERE due AND pending = 0
@@ -112,7 +131,7 @@ def plan(
         """,
         [naive(now)],
     ).fetchall()
-    return [DuePartition(row[0], _reason(*row[1:7]), row[1], Wanted(*row[7:])) for row in rows]
+    return [DuePartition(row[0], _reason(*row[1:8]), row[1], Wanted(*row[8:])) for row in rows]
 
 
 def fingerprint(due: Sequence[DuePartition]) -> str:
@@ -146,14 +165,20 @@ def external_days(
 
 
 def _reason(
-    rows: int, corrected: bool, unbuilt: bool, events: bool, code: bool, aggregates: bool
+    rows: int,
+    corrected: bool,
+    unbuilt: bool,
+    events: bool,
+    code: bool,
+    settings: bool,
+    aggregates: bool,
 ) -> str:
     if unbuilt:
         return "new" if rows else "gap"
     if events:
         return "corrected file" if corrected else "late rows"
-    if code:
-        return "code"
+    if code or settings:
+        return "code" if code else "settings"
     return "aggregates" if aggregates else "external"
 
 

@@ -9,6 +9,7 @@ cast to them, and a value that cannot be cast makes its file unreadable rather t
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import duckdb
 import fsspec
@@ -88,10 +89,14 @@ def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
 
 
 def _tag(info: Mapping[str, object]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "generation"):
+    """What tells two contents of a file apart; every store has its own name for it."""
+    for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "generation"):
         if info.get(key):
             return str(info[key])
-    return "-".join(str(info[key]) for key in ("mtime", "ino", "LastModified") if info.get(key))
+    changed = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified")
+    times = [info[key] for key in changed if info.get(key)] or [info.get("created")]
+    texts = [str(t.timestamp() if isinstance(t, datetime) else t) for t in times]
+    return "-".join([*texts, str(info.get("ino", ""))])
 
 
 def attach_filesystem(connection: duckdb.DuckDBPyConnection, pattern: str) -> None:
@@ -119,7 +124,10 @@ def format_of(path: str) -> str:
 def _scan(paths: Sequence[str], *, as_text: bool = True) -> str:
     """A table function over files of one format; CSV as text unless its types are asked for."""
     files = "[" + ", ".join(map(literal, paths)) + "]"
-    options = f"union_by_name = true, filename = {literal(FILE_COLUMN)}"
+    # A folder `region=17` is text like `region=eu`, or its type would depend on what lies there.
+    options = (
+        f"union_by_name = true, hive_types_autocast = false, filename = {literal(FILE_COLUMN)}"
+    )
     match format_of(paths[0]):
         case "parquet":
             return f"read_parquet({files}, {options})"
@@ -225,11 +233,17 @@ def verify_columns(settings: PipelineSettings) -> str | None:
 def stream_types(
     connection: duckdb.DuckDBPyConnection, path: str, events: EventsSettings
 ) -> dict[str, str]:
-    """The types that a file's columns would give the stream; both times become UTC timestamps."""
-    return {
-        name: _TIME if name in (events.time, events.version) else kind
-        for name, kind in describe(connection, path, as_text=False).items()
-    }
+    """The types that a file's columns would give the stream; both times become UTC timestamps.
+
+    In CSV and JSON, ids and regions are text: whether `007` is a number must not depend on which
+    file came first.
+    """
+    types = describe(connection, path, as_text=False) | dict.fromkeys(
+        (events.time, events.version), _TIME
+    )
+    if format_of(path) != "parquet":
+        types |= dict.fromkeys((events.id, events.region), "VARCHAR")
+    return types
 
 
 def check_types(

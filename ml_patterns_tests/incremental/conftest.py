@@ -1,6 +1,5 @@
 """A small stream in a temporary folder: real files, a real warehouse, a clock that tests move."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import literal
 from ml_patterns.storage.warehouse import Warehouse
 
-START = datetime(2026, 6, 1)
+START = datetime(2026, 6, 1)  # noqa: DTZ001 - UTC without a zone, as in the warehouse
 HOUR = timedelta(hours=1)
 
 COLUMNS = {
@@ -52,7 +51,7 @@ FROM events e LEFT JOIN before ON before.region = e.region
 Row = dict[str, Any]
 
 
-def row(id: str, hour: float, **more: Any) -> Row:  # noqa: A002 - the column's name
+def row(id: str, hour: float, **more: Any) -> Row:
     """An event some hours after START; `known` at the same time unless given."""
     at = START + hour * HOUR
     known = START + more.pop("known") * HOUR if "known" in more else at
@@ -190,7 +189,7 @@ def write(path: Path, rows: Sequence[Row], columns: dict[str, str] = COLUMNS) ->
                 [[entry.get(name) for name in columns] for entry in rows],
             )
         connection.execute(f"COPY landing TO {literal(str(partial))} ({options})")
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 

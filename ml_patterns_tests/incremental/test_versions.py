@@ -1,6 +1,6 @@
 """The newest version of an event wins, wherever and in whatever order versions arrive."""
 
-from itertools import permutations
+from itertools import islice, permutations
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,11 @@ def test_the_newest_version_wins_in_every_order_of_arrival(
     tmp_path: Path, one_by_one: bool
 ) -> None:
     results = set()
-    for number, order in enumerate(permutations(VERSIONS)):
+    for number, order in enumerate(islice(permutations(VERSIONS), 0, 24, 5)):
         shop = built(tmp_path / str(number), [[v] for v in order], one_by_one=one_by_one)
         results.add(str(shop.table("features")))
         found = shop.accounts()
         assert (found.accepted, found.kept, found.superseded, found.duplicate) == (4, 1, 2, 1)
-        if number >= 5 and one_by_one:
-            break  # six of the 24 orders are enough one file at a time
     assert len(results) == 1
     assert shop.table("features")[0][5] == 30
 

@@ -1,0 +1,85 @@
+"""Parquet, CSV, JSON lines, gz, Hive folders, and files that are not on this machine."""
+
+import fsspec
+import pytest
+
+from ml_patterns_tests.incremental.conftest import COLUMNS, START, Shop, make_settings, row, write
+
+ROWS = [row("1", 0, amount=5, label=True), row("2", 1, amount=None, label=None, region="us")]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.csv.gz", "a.jsonl"])
+def test_every_format_gives_the_same_tables(shop: Shop, name: str) -> None:
+    features = (
+        'SELECT id AS event_id, "at" AS event_time, region, label::BOOLEAN AS label, '
+        "amount::BIGINT AS amount FROM events"
+    )
+    shop.change(features=features)
+    shop.land(name, ROWS)
+    shop.catch_up()
+    assert [r[1:] for r in shop.table("features")] == [
+        ("1", ROWS[0]["at"], "eu", True, 5),
+        ("2", ROWS[1]["at"], "us", None, None),
+    ]
+
+
+def test_formats_can_be_mixed(shop: Shop) -> None:
+    shop.land("a.parquet", [row("1", 0)])
+    shop.land("b.csv", [row("2", 0)])
+    shop.land("c.csv.gz", [row("3", 0)])
+    shop.land("d.jsonl", [row("4", 0)])
+    shop.catch_up()
+    assert [r[1] for r in shop.table("features")] == ["1", "2", "3", "4"]
+    found = shop.accounts()
+    assert (found.delivered, found.kept, found.superseded) == (4, 4, 0)
+
+
+def test_the_same_row_in_another_format_is_a_duplicate(shop: Shop) -> None:
+    shop.land("a.parquet", [row("1", 0, label=True)])
+    shop.land("b.csv", [row("1", 0, label=True)])
+    shop.catch_up()
+    assert shop.accounts().duplicate == 1
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_an_id_that_looks_like_a_number_is_text(shop: Shop, ending: str) -> None:
+    (shop.landed / "a.csv").write_text(
+        f"id,at,known,region,amount,label\n007,{START},{START},1,1,\n"
+    )
+    shop.land(f"b.{ending}", [row("x7", 0)])
+    shop.catch_up()
+    assert [(r[1], r[3]) for r in shop.table("features")] == [("007", "1"), ("x7", "eu")]
+
+
+def test_a_hive_folder_is_a_column(shop: Shop) -> None:
+    columns = {name: kind for name, kind in COLUMNS.items() if name != "region"}
+    shop.land("region=eu/day=2026-06-01/a.parquet", [row("1", 0)], columns)
+    shop.land("region=17/day=2026-06-01/a.parquet", [row("2", 0)], columns)
+    shop.land("region=us/day=2026-06-02/a.csv", [row("3", 24)], columns)
+    shop.catch_up()
+    assert [(r[1], r[3]) for r in shop.table("features")] == [("1", "eu"), ("2", "17"), ("3", "us")]
+
+
+def test_files_can_lie_in_another_store(shop: Shop) -> None:
+    """Through fsspec, as S3, GCS and Azure are reached; here: a store in memory."""
+    store = fsspec.filesystem("memory")
+    store.mkdirs("/bucket", exist_ok=True)
+    shop.settings = make_settings(shop.folder, path="memory://bucket/*.parquet")
+
+    def upload(name: str, hour: float) -> None:
+        local = write(shop.folder / name, [row(name, hour)])
+        store.pipe_file(f"/bucket/{name}", local.read_bytes())
+
+    try:
+        upload("a.parquet", 0)
+        upload("b.parquet", 1)
+        shop.catch_up()
+        assert [r[1] for r in shop.table("features")] == ["a.parquet", "b.parquet"]
+        upload("b.parquet", 2)
+        shop.ingest()
+        assert shop.due_hours("aggregates") == {1: "corrected file", 2: "corrected file"}
+        shop.catch_up()
+        store.rm("/bucket/a.parquet")
+        assert shop.ingest().missing == ("memory://bucket/a.parquet",)
+    finally:
+        store.rm("/bucket", recursive=True)
