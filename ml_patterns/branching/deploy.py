@@ -18,7 +18,8 @@ class Deployment:
     """What became of a region.
 
     Attributes:
-        champion: the newest version as champion; None: it is not deployed.
+        version: the one that may be deployed; where there is none, the newest.
+        champion: this version as champion; None: it is not deployed.
         promoted: whether this call made it champion.
         sentence: what happened, or why nothing did.
     """
@@ -40,15 +41,17 @@ def deploy(
     *,
     actor: str,
 ) -> Deployment:
-    """Makes a region's newest version champion if its newest decision, or a reviewer, allows it.
+    """Makes the version that the gate or a reviewer allows champion of its region.
 
-    A version under review, rejected or rolled back is no error: nothing is deployed then.
+    Usually that is the newest version; an older one that passed and never served counts, too, so
+    that it makes no difference when this runs. A version under review, rejected or rolled back is
+    no error: nothing is deployed then.
 
     Raises:
         StaleDecisionError: it was allowed, but what the decision was made about is not the same any
             more; the sentence names what changed.
     """
-    version = registry.latest(pipeline, region)
+    version = _candidate(registry, policy, pipeline, region)
     if version is None:
         return _idle(region, f"{region} has no model version yet")
     decision = registry.latest_decision(pipeline, region, version.number)
@@ -84,20 +87,15 @@ def deploy(
 
 def deployable(registry: Registry, pipeline: str, policy: Policy) -> list[DecisionRecord]:
     """The decisions that allow a deployment now: passed or approved, and still what they were."""
-    generations = {c.region: c.generation for c in registry.champions(pipeline)}
-    newest = {version.region: version for version in registry.versions(pipeline)}
-    allowed = []
-    for region, version in sorted(newest.items()):
-        if version.state != "approved":
-            continue
-        decision = registry.latest_decision(pipeline, region, version.number)
-        if (
-            decision is not None
-            and decision.policy_hash == policy.fingerprint()
-            and decision.champion_generation == generations.get(region, 0)
-        ):
-            allowed.append(decision)
-    return allowed
+    return registry.allowed(pipeline, policy.fingerprint())
+
+
+def _candidate(
+    registry: Registry, policy: Policy, pipeline: str, region: str
+) -> ModelVersion | None:
+    for decision in registry.allowed(pipeline, policy.fingerprint(), region):
+        return registry.version(pipeline, region, decision.version)
+    return registry.latest(pipeline, region)
 
 
 def _verify(

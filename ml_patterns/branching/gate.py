@@ -110,6 +110,7 @@ def _judge_against(
         and known.test_fingerprint == rows
         and known.policy_hash == policy.fingerprint()
         and known.champion_generation == generation
+        and version.state != "voided"  # nobody can answer its review any more: ask again
         and not _left_undecided(known, probe, data_checks)
     ):
         return judgement_of(known)

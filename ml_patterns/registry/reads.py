@@ -96,6 +96,44 @@ class RegistryReads:
             return _decision(row)
         raise UserError(f"there is no decision {decision_id}; see `ml-patterns audit`")
 
+    def allowed(
+        self, pipeline: str, policy_hash: str, region: str | None = None
+    ) -> list[DecisionRecord]:
+        """The decisions that allow a deployment now, one per region, by region.
+
+        A version is allowed while it is approved and its newest decision was made by this policy
+        and against the champion that still serves. Where several are, the one judged last counts:
+        training that returns to an older version (its data came back) has that one judged again.
+        """
+        versions, decisions, champions = tables.versions, tables.decisions, tables.champions
+        newest = (
+            sa.select(sa.func.max(decisions.c.id))
+            .join(
+                versions,
+                sa.and_(
+                    versions.c.pipeline == decisions.c.pipeline,
+                    versions.c.region == decisions.c.region,
+                    versions.c.number == decisions.c.version,
+                ),
+            )
+            .where(versions.c.pipeline == pipeline, versions.c.state == "approved")
+            .group_by(versions.c.region, versions.c.number)
+        )
+        serving = sa.and_(
+            champions.c.pipeline == decisions.c.pipeline, champions.c.region == decisions.c.region
+        )
+        query = (
+            _of(decisions, pipeline, region)
+            .join(champions, serving)
+            .where(
+                decisions.c.id.in_(newest),
+                decisions.c.policy_hash == policy_hash,
+                decisions.c.champion_generation == champions.c.generation,
+            )
+            .order_by(decisions.c.region, decisions.c.id)
+        )
+        return list({row["region"]: _decision(row) for row in self._rows(query)}.values())
+
     def champion(self, pipeline: str, region: str) -> Champion | None:
         """What a region serves, if anything."""
         return next(iter(self._champions(pipeline, region)), None)
