@@ -20,7 +20,9 @@ from ml_patterns.circuit_breaker.answers import Answers
 from ml_patterns.circuit_breaker.breaker import SharedBreaker
 from ml_patterns.circuit_breaker.cache import PredictionCache, feature_hashes
 from ml_patterns.circuit_breaker.deployed import Deployed, DeployedModels
+from ml_patterns.circuit_breaker.dialect import Dialect
 from ml_patterns.circuit_breaker.live import NOT_SERVED, Accounting, LiveModels, VersionGoneError
+from ml_patterns.circuit_breaker.protocol import server_url
 from ml_patterns.circuit_breaker.settings import PredictionsSettings
 from ml_patterns.circuit_breaker.store import OperationalStore
 from ml_patterns.circuit_breaker.window import FailureWindow
@@ -28,7 +30,7 @@ from ml_patterns.errors import ArtifactError
 from ml_patterns.registry.registry import Registry
 from ml_patterns.retry.budget import RetryBudget
 from ml_patterns.retry.caller import RetryingCaller
-from ml_patterns.retry.http import http_session
+from ml_patterns.retry.http import fetch, http_session
 from ml_patterns.retry.settings import RetrySettings
 from ml_patterns.retry.waits import Backoff
 from ml_patterns.storage.artifacts import ArtifactStore
@@ -92,8 +94,8 @@ class ModelClient:
                 time.monotonic,
             ),
             reset_timeout=settings.breaker.reset_timeout.total_seconds(),
-            # Waiting at the bulkhead, the answer's head and its last read take one time-out each.
-            lease=4 * settings.request_timeout.total_seconds(),
+            # An attempt, its wait at the bulkhead included, is over after one time-out.
+            lease=2 * settings.request_timeout.total_seconds(),
             cached_for=settings.breaker.admission_cache.total_seconds(),
             listeners=[_Transitions(self.accounting)],
             clock=clock,
@@ -110,14 +112,25 @@ class ModelClient:
             clock=clock,
             sleep=sleep,
         )
+        session = http_session(settings.bulkhead)
         self._live = LiveModels(
             model_url=model_url,
-            session=http_session(settings.bulkhead),
+            session=session,
             caller=caller,
             breaker=self.breaker,
             batch_rows=settings.batch_rows,
             bulkhead=threading.BoundedSemaphore(settings.bulkhead),
             accounting=self.accounting,
+            dialect=Dialect(
+                lambda: (
+                    fetch(
+                        session,
+                        "GET",
+                        server_url(model_url),
+                        timeout=settings.request_timeout.total_seconds(),
+                    ).body
+                )
+            ),
         )
 
     def predict(

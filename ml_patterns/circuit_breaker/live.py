@@ -7,6 +7,7 @@ The order is deadline( retry + budget( breaker( bulkhead( attempt timeout( HTTP 
 """
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +15,12 @@ import requests
 
 from ml_patterns.circuit_breaker.answers import Answers
 from ml_patterns.circuit_breaker.breaker import CircuitOpenError, SharedBreaker
-from ml_patterns.circuit_breaker.protocol import infer_url, read_answer, request_body
+from ml_patterns.circuit_breaker.dialect import Dialect
+from ml_patterns.circuit_breaker.protocol import infer_url, read_answer
 from ml_patterns.errors import MLPatternsError
 from ml_patterns.retry.caller import GaveUpError, RetryingCaller, Tally
 from ml_patterns.retry.classify import HttpStatusError, InvalidAnswerError
-from ml_patterns.retry.http import IDEMPOTENCY_KEY, fetch, idempotency_key
+from ml_patterns.retry.http import IDEMPOTENCY_KEY, Answer, fetch, idempotency_key
 
 _ROW_AT_FAULT = frozenset({400, 413, 422})
 _GONE = 404
@@ -78,6 +80,7 @@ class LiveModels:
     Attributes:
         batch_rows: most rows of one request.
         bulkhead: one entry per request that this process may have under way.
+        dialect: how the server wants its tensors.
     """
 
     model_url: str
@@ -87,6 +90,7 @@ class LiveModels:
     batch_rows: int
     bulkhead: threading.BoundedSemaphore
     accounting: Accounting
+    dialect: Dialect
 
     def ask(self, model: str, version: str, matrix: np.ndarray, answers: Answers) -> None:
         """Answers the waiting rows, or writes down why not.
@@ -139,40 +143,45 @@ class _Request:
 
     def __init__(self, live: LiveModels, model: str, version: str, matrix: np.ndarray) -> None:
         self.tally = Tally()
-        self._live, self._rows, self._refused = live, len(matrix), 0
+        self._live, self._matrix, self._refused = live, matrix, 0
         self._url = infer_url(live.model_url, model, version)
-        self._body = request_body(matrix)
-        self._headers = {
-            "Content-Type": "application/json",
-            # Of what is asked, not of who asks: every layer that repeats it sends the same key.
-            IDEMPOTENCY_KEY: idempotency_key(self._url, self._body.decode()),
-        }
+        # Of what is asked, not of who asks or how it is written: every layer that repeats it sends
+        # the same key.
+        self._key = idempotency_key(self._url, str(matrix.shape), matrix.tobytes())
 
     def answer(self) -> np.ndarray:
         try:
-            return read_answer(self._live.caller.call(self._attempt, self.tally), self._rows)
+            answer = self._live.caller.call(self._attempt, self.tally)
+            return read_answer(answer.body, answer.headers, len(self._matrix))
         finally:
             self._live.accounting.request_ended(self.tally, self._refused)
 
-    def _attempt(self, timeout: float) -> bytes:
+    def _attempt(self, timeout: float) -> Answer:
         try:
-            return self._live.breaker.call(self._send, timeout)
+            answer = self._live.breaker.call(self._send, timeout)
         except (CircuitOpenError, BulkheadFullError) as error:
             self.tally.attempts -= 1  # it never left this process
             self._refused += isinstance(error, CircuitOpenError)
             raise
+        except HttpStatusError:
+            self._live.dialect.failed()
+            raise
+        self._live.dialect.answered()
+        return answer
 
-    def _send(self, timeout: float) -> bytes:
+    def _send(self, timeout: float) -> Answer:
+        ends = time.monotonic() + timeout
         if not self._live.bulkhead.acquire(timeout=timeout):
             raise BulkheadFullError("too many requests of this process are under way")
         try:
+            request = self._live.dialect.request(self._matrix)
             return fetch(
                 self._live.session,
                 "POST",
                 self._url,
-                timeout=timeout,
-                headers=self._headers,
-                body=self._body,
+                timeout=max(0.001, ends - time.monotonic()),
+                headers={**request.headers, IDEMPOTENCY_KEY: self._key},
+                body=request.body,
             )
         finally:
             self._live.bulkhead.release()

@@ -1,4 +1,4 @@
-"""Pattern 4 in Dagster: tables that are read from HTTP APIs, one request per day.
+"""Pattern 4 in Dagster: tables that are read from HTTP APIs, day by day.
 
 Belongs here: the assets, thin. Does not: asking and storing (`external.py`), retries of a step
 (`steps.py`).
@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ml_patterns.errors import TransformError
+from ml_patterns.errors import UserError
 from ml_patterns.partitions import day_partitions
 from ml_patterns.retry.budget import RetryBudget
 from ml_patterns.retry.caller import GaveUpError, RetryingCaller, Tally
@@ -45,9 +45,9 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
         owners=list(settings.owners),
         kinds={"duckdb", "api"},
         description=(
-            f"`{external.name}` from its API, one request per day. A day is replaced whole or not "
-            "at all; a failing upstream is asked again with growing waits inside one budget; days "
-            "that were answered are not asked for again by a retry of the step."
+            f"`{external.name}` from its API, day by day. A day, all its regions and pages, is "
+            "replaced whole or not at all; a failing upstream is asked again with "
+            "growing waits inside one budget; days that were answered are not asked for again by a retry of the step."
         ),
     )
     def external_table(
@@ -81,7 +81,7 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     raise_for_later(
                         retry, context.retry_number, f"{partition}: {error}", error.retry_after
                     )
-                except (HttpStatusError, InvalidAnswerError, TransformError) as error:
+                except (HttpStatusError, InvalidAnswerError, UserError) as error:
                     refused.append(f"{partition}: {error}")
                     continue
                 with warehouse.get_connection() as connection:

@@ -1,7 +1,7 @@
 """One day of an external table: asked for, checked, selected from, kept.
 
-Belongs here: the request of a day, the SELECT over its JSON, the two tables. Does not: attempts and
-waits (`caller.py`), Dagster (`assets.py`).
+Belongs here: the requests of a day, the SELECT over their JSON, the two tables. Does not: attempts
+and waits (`caller.py`), where an answer ends (`pages.py`), Dagster (`assets.py`).
 
 The answer is kept as it came, so that a changed SELECT is applied to every day without asking for
 anything again.
@@ -10,9 +10,11 @@ anything again.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -20,8 +22,8 @@ import requests
 
 from ml_patterns.errors import SettingsError, TransformError
 from ml_patterns.retry.caller import RetryingCaller, Tally
-from ml_patterns.retry.classify import InvalidAnswerError
-from ml_patterns.retry.http import IDEMPOTENCY_KEY, fetch, idempotency_key
+from ml_patterns.retry.http import IDEMPOTENCY_KEY, Answer, fetch, idempotency_key
+from ml_patterns.retry.pages import all_pages
 from ml_patterns.retry.settings import ExternalSettings
 from ml_patterns.storage.sql import quoted
 
@@ -29,6 +31,17 @@ ArrowTable = Any
 """A `pyarrow.Table`; its compiled classes carry no types."""
 
 _PARTITION = "partition_start"
+# Told by the text and not by the settings: days that were kept before those changed stay readable.
+_IN_PARTS = re.compile(r'\[\{"region": (null|"[^"]*"), "page": \d+, "body": ')
+_WHOLE = """
+CREATE TABLE response AS
+SELECT CAST(? AS JSON) AS body, CAST(NULL AS VARCHAR) AS region, CAST(1 AS BIGINT) AS page
+"""
+_PARTS = """
+CREATE TABLE response AS
+SELECT part->'body' AS body, part->>'region' AS region, CAST(part->'page' AS BIGINT) AS page
+FROM (SELECT unnest(CAST(CAST(? AS JSON) AS JSON[])) AS part)
+"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,8 @@ class Response:
 
     Attributes:
         day: the partition.
-        body: the JSON document as it came.
+        body: the JSON document as it came; of several (regions, pages) a JSON list of
+            `{"region":…, "page":…, "body":…}`, the documents in it as they came.
         fetched_at: when it came, UTC.
     """
 
@@ -51,18 +65,23 @@ class Response:
         return hashlib.sha256(self.body.encode()).hexdigest()
 
 
-def day_url(external: ExternalSettings, day: date) -> str:
-    """The URL of a day.
+def day_url(external: ExternalSettings, day: date, region: str = "", page: int = 1) -> str:
+    """The URL of a day, for one region and page where there are such.
 
     Raises:
         SettingsError: the template names a field that does not exist.
     """
     try:
-        return external.url.format(start=day.isoformat(), end=day.isoformat())
+        return external.url.format(
+            start=day.isoformat(),
+            end=day.isoformat(),
+            region=external.regions.get(region, ""),
+            page=page,
+        )
     except (KeyError, IndexError, ValueError) as error:
         raise SettingsError(
-            f"external.url of {external.name} cannot be filled in ({error}); only {{start}} and "
-            "{end} are known, other braces are doubled"
+            f"external.url of {external.name} cannot be filled in ({error}); only {{start}}, "
+            "{end}, {region} and {page} are known, other braces are doubled"
         ) from error
 
 
@@ -98,23 +117,32 @@ def fetch_day(
     Raises:
         GaveUpError: the upstream did not answer; later it may.
         HttpStatusError: it refused.
-        InvalidAnswerError: what it sent is no JSON document.
+        InvalidAnswerError: what it sent is no JSON document, or not all of its pages.
     """
-    url = day_url(external, day)
-    headers = {
-        "Accept": "application/json",
-        IDEMPOTENCY_KEY: idempotency_key(pipeline, external.name, url),
-        **headers_of(external, os.environ if environment is None else environment),
-    }
-    body = caller.call(
-        lambda timeout: fetch(session, "GET", url, timeout=timeout, headers=headers), tally
+    secret = headers_of(external, os.environ if environment is None else environment)
+
+    def ask(url: str) -> Answer:
+        headers = {
+            "Accept": "application/json",
+            IDEMPOTENCY_KEY: idempotency_key(pipeline, external.name, url),
+            **secret,
+        }
+        return caller.call(
+            lambda timeout: fetch(session, "GET", url, timeout=timeout, headers=headers), tally
+        )
+
+    found = [
+        (region, number, text)
+        for region in external.regions or ("",)
+        for number, text in all_pages(partial(day_url, external, day, region), external.pages, ask)
+    ]
+    if not external.regions and external.pages is None:
+        return Response(day, found[0][2], caller.clock())
+    parts = ",\n".join(
+        f'{{"region": {json.dumps(region or None)}, "page": {number}, "body": {text}}}'
+        for region, number, text in found
     )
-    try:
-        text = body.decode()
-        json.loads(text)
-    except ValueError as error:
-        raise InvalidAnswerError(f"{url} answered something that is no JSON: {error}") from error
-    return Response(day, text, caller.clock())
+    return Response(day, f"[{parts}]", caller.clock())
 
 
 def select_rows(external: ExternalSettings, body: str) -> ArrowTable:
@@ -127,7 +155,7 @@ def select_rows(external: ExternalSettings, body: str) -> ArrowTable:
         try:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET autoinstall_known_extensions = false")
-            connection.execute("CREATE TABLE response AS SELECT CAST(? AS JSON) AS body", [body])
+            connection.execute(_PARTS if _IN_PARTS.match(body) else _WHOLE, [body])
             return connection.sql(external.select).to_arrow_table()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]

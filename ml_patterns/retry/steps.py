@@ -8,14 +8,10 @@ transient failure, and it repeats only what has no answer yet.
 """
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import dagster as dg
-import pybreaker
 
-from ml_patterns.errors import UserError
-from ml_patterns.retry.caller import GaveUpError
 from ml_patterns.retry.settings import RetrySettings
 from ml_patterns.retry.waits import Backoff, Uniform
 
@@ -36,27 +32,6 @@ def step_wait(
     base, cap = settings.step_wait.total_seconds(), settings.step_max_wait.total_seconds()
     backoff = Backoff(multiplier=base, floor=base / 2, cap=cap)
     return min(cap, backoff.wait(retry_number + 1, uniform, retry_after))
-
-
-def passes_with_time(error: BaseException) -> bool:
-    """Whether a later step may succeed where this one failed."""
-    return isinstance(error, (GaveUpError, pybreaker.CircuitBreakerError))
-
-
-@contextmanager
-def failures_as_dagster_knows_them(settings: RetrySettings, retry_number: int) -> Iterator[None]:
-    """Turns a step's failure into a request for a retry, or into a final failure.
-
-    Args:
-        retry_number: `context.retry_number` of the step.
-    """
-    try:
-        yield
-    except (GaveUpError, pybreaker.CircuitBreakerError) as error:
-        retry_after = error.retry_after if isinstance(error, GaveUpError) else None
-        raise_for_later(settings, retry_number, str(error), retry_after)
-    except UserError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def raise_for_later(

@@ -16,7 +16,8 @@ from typing import Any
 
 Rows = list[list[float | None]]
 Behaviour = Callable[[Rows], object]
-"""A status, one of `hang`, `trickle`, `reset`, `truncate`, a body as text or bytes, or None: ok."""
+"""A status, one of `hang`, `trickle`, `trickle head`, `reset`, `truncate`, a body as text or bytes,
+or None: ok."""
 
 
 def healthy(_rows: Rows) -> object:
@@ -125,6 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 if seen.closing.wait(0.05):
                     return
+        elif what == "trickle head":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not seen.closing.wait(0.05):
+                self.wfile.write(b"z")
         elif what == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
