@@ -93,7 +93,7 @@ def test_a_bad_file_does_not_keep_the_code_location_from_loading(
 
 
 def test_an_unknown_pipeline_is_answered_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match="no pipeline nothing .*; there are: deliveries"):
+    with pytest.raises(SettingsError, match=r"no pipeline nothing .*; there are: deliveries"):
         Project.load(PROJECT).pipeline("nothing")
 
 
