@@ -34,6 +34,7 @@ from ml_patterns.fan_out.pool import (
 )
 
 _LONGEST_WAIT = 1.0
+_RESTART_PATIENCE = 20  # seconds; a worker that takes longer joins when it is back
 _CONFIG = {
     # A worker may die of its neighbour's hunger: a job is tried once more, as in the local pool.
     "distributed.scheduler.allowed-failures": 1,
@@ -164,4 +165,4 @@ def _end(client: Any, future: Any) -> None:
     busy = [address for address, keys in client.processing().items() if future.key in keys]
     future.cancel()
     if busy:
-        client.restart_workers(busy, raise_for_error=False)
+        client.restart_workers(busy, timeout=_RESTART_PATIENCE, raise_for_error=False)

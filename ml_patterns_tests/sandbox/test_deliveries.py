@@ -8,8 +8,8 @@ from typing import Any
 
 import duckdb
 import pytest
-import yaml
 
+from ml_patterns.project import Project
 from ml_patterns.sandbox.upstream import archive
 from ml_patterns.settings import PipelineSettings
 
@@ -20,9 +20,7 @@ ALSO_KNOWN = ("event_id", "event_time", "region", "label")
 
 @pytest.fixture(scope="module")
 def settings() -> PipelineSettings:
-    written = yaml.safe_load((FOLDER / "defs.yaml").read_text())
-    assert written["type"] == "ml_patterns.EventModelPipeline"
-    return PipelineSettings.model_validate(written["attributes"]).located(FOLDER, PROJECT)
+    return Project.load(PROJECT).pipeline("deliveries")
 
 
 @pytest.fixture
