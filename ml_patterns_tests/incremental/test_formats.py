@@ -77,7 +77,7 @@ def test_files_can_lie_in_another_store(shop: Shop) -> None:
         assert [r[1] for r in shop.table("features")] == ["a.parquet", "b.parquet"]
         upload("b.parquet", 2)
         shop.ingest()
-        assert shop.due_hours("aggregates") == {1: "corrected file", 2: "corrected file"}
+        assert shop.due_hours("aggregates") == {1: "corrected file", 2: "new"}
         shop.catch_up()
         store.rm("/bucket/a.parquet")
         assert shop.ingest().missing == ("memory://bucket/a.parquet",)
