@@ -1,49 +1,24 @@
-"""The verdict: a pure function of evidence and policy.
+"""The verdict: a pure function of evidence, policy and champion.
 
-Belongs here: the conditions, how their answers combine, and the sentence why. Does not: gathering
-the evidence (`evidence.py`), recording the verdict (`gate.py`).
+Belongs here: what the answers of guards and rules mean, and the sentence why. Does not: the answers
+(`guards.py`, `conditions.py`), gathering the evidence (`evidence.py`), recording the verdict
+(`gate.py`).
 
-Every condition answers yes, no or *cannot judge*. One no rejects; otherwise one "cannot judge" goes
-to a human; only when all say yes does a model deploy. Missing or NaN evidence can never pass.
+Every condition answers yes, no or *cannot judge*. A guard that says no rejects, and so do the rules
+for review; only when all guards, the rules for review and those for deploying say yes does a model
+deploy; all else goes to a human. Missing or NaN evidence can never pass.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
-import numpy as np
-
+from ml_patterns.branching.conditions import By, Case, Ruling
 from ml_patterns.branching.evidence import ChampionEvidence, Evidence
+from ml_patterns.branching.guards import Answer, Finding
 from ml_patterns.branching.policy import Policy
-from ml_patterns.branching.statistics import (
-    is_worse,
-    lower_bound,
-    p_better_than_chance,
-    rows_to_pass,
-    value,
-)
+from ml_patterns.branching.statistics import rows_to_pass
 from ml_patterns.registry.records import Verdict
 
-_ROUNDING = 1e-12
-"""Thresholds are inclusive in decimal, too: (0.9 + 1.0) / 2 is to reach 0.95."""
-
-
-class Answer(StrEnum):
-    """What a condition says."""
-
-    YES = "yes"
-    NO = "no"
-    CANNOT_JUDGE = "cannot judge"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A condition's answer, and why."""
-
-    condition: str
-    answer: Answer
-    why: str
+_RULES: tuple[By, ...] = ("point", "lower_bound")
 
 
 @dataclass(frozen=True)
@@ -55,6 +30,9 @@ class Decision:
         bound_verdict: what `rule: lower_bound` says.
         value: the policy's metric on the test slice; None: undefined.
         lower_bound: its one-sided lower confidence bound; None: undefined.
+        guards: what is asked of every version.
+        reviews: the rules for review, by the policy's rule.
+        deploys: the rules for deploying, by the policy's rule.
         more_rows: labelled rows still missing until the lower bound could reach `deploy_at`; 0:
             none; None: rows alone do not help.
     """
@@ -68,7 +46,15 @@ class Decision:
     lower_bound: float | None
     rows: int
     more_rows: int | None
-    findings: tuple[Finding, ...]
+    guards: tuple[Finding, ...]
+    reviews: Ruling
+    deploys: Ruling
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every condition that was asked about, each once."""
+        asked = (*self.guards, *self.reviews.findings, *self.deploys.findings)
+        return tuple(dict.fromkeys(asked))
 
 
 def decide(evidence: Evidence, policy: Policy, champion: ChampionEvidence | None) -> Decision:
@@ -79,189 +65,42 @@ def decide(evidence: Evidence, policy: Policy, champion: ChampionEvidence | None
         policy: thresholds and rule.
         champion: what the champion says about the same rows; None: there is no other champion.
     """
-    enough = evidence.rows >= policy.min_test_rows
-    metric = evidence.metrics[policy.metric]
-    bound = lower_bound(policy.metric, evidence.labels, evidence.probabilities, policy.confidence)
-    findings = tuple(_conditions(evidence, policy, champion))
-    point = _verdict(metric if enough else None, policy, findings)
-    by_bound = _verdict(bound if enough else None, policy, findings)
-    verdict = point if policy.rule == "point" else by_bound
+    case = Case(evidence, policy, champion)
+    metric, bound = evidence.metrics[policy.metric], case.bound(policy.metric)
+    rulings = {
+        by: (
+            case.ruling(policy.reviews, "review_at", by),
+            case.ruling(policy.deploys, "deploy_at", by),
+        )
+        for by in _RULES
+    }
+    verdicts = {by: _verdict(case.guards, *both) for by, both in rulings.items()}
+    verdict, (reviews, deploys) = verdicts[policy.rule], rulings[policy.rule]
     more_rows = _more_rows(evidence, policy, metric, bound)
+    reasons = _reasons(verdict, case.guards, reviews, deploys)
     return Decision(
         verdict=verdict,
-        sentence=_sentence(verdict, evidence, policy, metric, bound, more_rows, findings),
-        point_verdict=point,
-        bound_verdict=by_bound,
+        sentence=_sentence(verdict, evidence, policy, metric, bound, more_rows, reasons),
+        point_verdict=verdicts["point"],
+        bound_verdict=verdicts["lower_bound"],
         metric=policy.metric,
         value=metric,
         lower_bound=bound,
         rows=evidence.rows,
         more_rows=more_rows,
-        findings=findings,
+        guards=case.guards,
+        reviews=reviews,
+        deploys=deploys,
     )
 
 
-def reaches(measured: float, threshold: float) -> bool:
-    """Whether a value is at or above a threshold, written in decimal."""
-    return measured >= threshold or math.isclose(measured, threshold, rel_tol=0, abs_tol=_ROUNDING)
-
-
-def _verdict(measured: float | None, policy: Policy, findings: tuple[Finding, ...]) -> Verdict:
-    answers = {finding.answer for finding in findings}
-    below = measured is not None and not reaches(measured, policy.review_at)
-    if Answer.NO in answers or below:
+def _verdict(guards: tuple[Finding, ...], reviews: Ruling, deploys: Ruling) -> Verdict:
+    answers = {finding.answer for finding in guards}
+    if Answer.NO in answers or reviews.answer is Answer.NO:
         return Verdict.REJECT
-    if (
-        Answer.CANNOT_JUDGE in answers
-        or measured is None
-        or not reaches(measured, policy.deploy_at)
-    ):
-        return Verdict.REVIEW
-    return Verdict.DEPLOY
-
-
-def _conditions(
-    evidence: Evidence, policy: Policy, champion: ChampionEvidence | None
-) -> Iterator[Finding]:
-    yield _artifact_works(evidence)
-    yield from _data_checks(evidence)
-    yield _answers_every_row(evidence)
-    yield _enough_rows(evidence, policy)
-    yield from _knows_something(evidence, policy)
-    yield _no_leak(evidence, policy)
-    yield _first_model(policy, champion)
-    if champion is not None:
-        yield _no_regression(evidence, policy, champion)
-    if evidence.rolled_back is not None:
-        yield Finding(
-            "not rolled back",
-            Answer.CANNOT_JUDGE,
-            f"it was taken out of service before: {evidence.rolled_back}",
-        )
-
-
-def _artifact_works(evidence: Evidence) -> Finding:
-    name, probe = "artifact works", evidence.probe
-    if probe is None:
-        return Finding(name, Answer.CANNOT_JUDGE, "the artifact was not probed")
-    if probe.reproduces is None:
-        return Finding(name, Answer.CANNOT_JUDGE, probe.problem)
-    if not probe.reproduces:
-        return Finding(name, Answer.NO, probe.problem)
-    return Finding(name, Answer.YES, "a clean process reproduced its golden predictions")
-
-
-def _data_checks(evidence: Evidence) -> Iterator[Finding]:
-    for check, passed in sorted(evidence.data_checks.items()):
-        name = f"data check {check}"
-        if passed is None:
-            yield Finding(name, Answer.CANNOT_JUDGE, f"the data check {check} has no result")
-        elif passed:
-            yield Finding(name, Answer.YES, f"the data check {check} passed")
-        else:
-            yield Finding(name, Answer.NO, f"the data check {check} failed")
-
-
-def _answers_every_row(evidence: Evidence) -> Finding:
-    name = "answers every row"
-    if evidence.problem:
-        return Finding(name, Answer.CANNOT_JUDGE, evidence.problem)
-    missing = int((~np.isfinite(evidence.probabilities)).sum())
-    if missing:
-        return Finding(
-            name,
-            Answer.CANNOT_JUDGE,
-            f"{missing} of {evidence.rows} test rows have no valid prediction",
-        )
-    outside = int(((evidence.probabilities < 0) | (evidence.probabilities > 1)).sum())
-    if outside:
-        return Finding(name, Answer.NO, f"{outside} predictions are no probabilities")
-    return Finding(name, Answer.YES, "every test row has a probability")
-
-
-def _enough_rows(evidence: Evidence, policy: Policy) -> Finding:
-    why = f"{evidence.rows} labelled test rows of at least {policy.min_test_rows}"
-    enough = evidence.rows >= policy.min_test_rows
-    return Finding(
-        "enough rows",
-        Answer.YES if enough else Answer.CANNOT_JUDGE,
-        f"only {why}" if not enough else why,
-    )
-
-
-def _knows_something(evidence: Evidence, policy: Policy) -> Iterator[Finding]:
-    name, values = "better than chance", evidence.probabilities
-    if not np.isfinite(values).all() or evidence.rows == 0:
-        yield Finding(name, Answer.CANNOT_JUDGE, "without predictions nothing can be compared")
-        return
-    if evidence.rows > 1 and np.ptp(values) == 0:
-        yield Finding(name, Answer.NO, "it gives every row the same answer")
-        return
-    p = p_better_than_chance(evidence.labels, values)
-    if p is None:
-        yield Finding(name, Answer.CANNOT_JUDGE, "the test slice holds one class only")
-    elif p > 1 - policy.confidence:
-        yield Finding(
-            name,
-            Answer.CANNOT_JUDGE,
-            f"its ranking of the rows is no better than chance (p = {p:.2g})",
-        )
-    else:
-        yield Finding(name, Answer.YES, f"its ranking is better than chance (p = {p:.2g})")
-
-
-def _no_leak(evidence: Evidence, policy: Policy) -> Finding:
-    name = "no leak"
-    if evidence.leak is None:
-        return Finding(name, Answer.YES, "too few rows of a class to look for one")
-    feature, area = evidence.leak
-    if area >= policy.leak_auc:
-        return Finding(
-            name,
-            Answer.CANNOT_JUDGE,
-            f"feature {feature} alone separates the classes (AUC {area:.4f}): it may know the "
-            "label",
-        )
-    return Finding(name, Answer.YES, f"no feature alone is suspicious ({feature}: AUC {area:.3f})")
-
-
-def _first_model(policy: Policy, champion: ChampionEvidence | None) -> Finding:
-    name = "first model"
-    if champion is None and policy.first_model == "review":
-        return Finding(name, Answer.CANNOT_JUDGE, "a region's first model always goes to a human")
-    return Finding(name, Answer.YES, "judged like any other")
-
-
-def _no_regression(evidence: Evidence, policy: Policy, champion: ChampionEvidence) -> Finding:
-    name, who = "no regression", f"champion version {champion.version}"
-    if champion.problem:
-        return Finding(name, Answer.CANNOT_JUDGE, f"{who} cannot be asked: {champion.problem}")
-    shared = int(champion.rows.sum())
-    if shared < policy.min_test_rows:
-        return Finding(
-            name,
-            Answer.CANNOT_JUDGE,
-            f"only {shared} test rows lie after the training of {who}, of at least "
-            f"{policy.min_test_rows}",
-        )
-    labels, challenger = evidence.labels[champion.rows], evidence.probabilities[champion.rows]
-    worse = is_worse(
-        policy.metric,
-        labels,
-        challenger,
-        champion.probabilities,
-        confidence=policy.confidence,
-        tolerance=policy.max_regression,
-    )
-    if worse is None:
-        return Finding(name, Answer.CANNOT_JUDGE, f"it cannot be compared with {who}")
-    ours, theirs = (
-        value(policy.metric, labels, said) for said in (challenger, champion.probabilities)
-    )
-    figures = f"{ours:.3f} against {theirs:.3f} on the same {shared} rows"
-    if worse:
-        return Finding(name, Answer.NO, f"it is worse than {who}, beyond chance ({figures})")
-    return Finding(name, Answer.YES, f"it is not worse than {who} ({figures})")
+    if answers <= {Answer.YES} and reviews.answer is deploys.answer is Answer.YES:
+        return Verdict.DEPLOY
+    return Verdict.REVIEW
 
 
 def _more_rows(
@@ -276,6 +115,20 @@ def _more_rows(
     return None if needed is None else max(needed, missing)
 
 
+def _reasons(
+    verdict: Verdict, guards: tuple[Finding, ...], reviews: Ruling, deploys: Ruling
+) -> list[str]:
+    """What the verdict is due to, the strongest first, each once."""
+    if verdict is Verdict.DEPLOY:
+        # Which threshold was reached; that nothing else was wrong goes without saying.
+        return [found.why for found in deploys.findings if found.condition.startswith("metric ")]
+    rules = reviews.reasons if reviews.answer is Answer.NO else reviews.reasons + deploys.reasons
+    found = [*rules]
+    for answer in (Answer.NO, Answer.CANNOT_JUDGE):
+        found += [finding for finding in guards if finding.answer is answer]
+    return list(dict.fromkeys(finding.why for finding in found))
+
+
 def _sentence(
     verdict: Verdict,
     evidence: Evidence,
@@ -283,30 +136,16 @@ def _sentence(
     value: float | None,
     bound: float | None,
     more_rows: int | None,
-    findings: tuple[Finding, ...],
+    reasons: list[str],
 ) -> str:
-    judged, by = (value, "") if policy.rule == "point" else (bound, "lower bound of ")
     name = policy.metric.replace("_", " ")
     measured = (
         f"{name} {_figure(value)} (lower bound {_figure(bound)}) on {evidence.rows} test rows"
     )
-    parts = [
-        finding.why
-        for answer in (Answer.NO, Answer.CANNOT_JUDGE)
-        for finding in findings
-        if finding.answer is answer
-    ]
-    if judged is None:
-        parts.append(f"the {by}{name} cannot be measured")
-    elif not reaches(judged, policy.review_at):
-        parts.insert(0, f"the {by}{name} is below review_at {policy.review_at:g}")
-    elif not reaches(judged, policy.deploy_at):
-        parts.insert(0, f"the {by}{name} is below deploy_at {policy.deploy_at:g}")
-    elif verdict is Verdict.DEPLOY:
-        parts.append(f"the {by}{name} reaches deploy_at {policy.deploy_at:g}")
+    parts = [*reasons]
     if policy.rule == "lower_bound" and verdict is Verdict.REVIEW and more_rows:
         parts.append(f"about {more_rows} more labelled rows could settle it")
-    return f"{verdict}: {measured}; {'; '.join(parts)}"
+    return "; ".join([f"{verdict}: {measured}", *parts])
 
 
 def _figure(value: float | None) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from ml_patterns.branching.slices import Slices, slices_of
 from ml_patterns.branching.statistics import Labels, Probabilities, all_metrics, auc
 from ml_patterns.storage.card import Feature, ModelCard, encode
 from ml_patterns.storage.features import KEY_COLUMNS
@@ -72,6 +73,7 @@ class Evidence:
         probe: of the artifact; None: not probed.
         data_checks: name -> passed; None: not known.
         rolled_back: why this version was taken out of service before, if it was.
+        slices: the rows by each text column.
     """
 
     labels: Labels
@@ -81,6 +83,7 @@ class Evidence:
     probe: ProbeResult | None = None
     data_checks: Mapping[str, bool | None] = field(default_factory=dict)
     rolled_back: str | None = None
+    slices: Mapping[str, Slices] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -110,6 +113,7 @@ class Evidence:
             "probe": None if self.probe is None else dict(self.probe.__dict__),
             "data_checks": dict(self.data_checks),
             "rolled_back": self.rolled_back,
+            "slices": {name: slices.to_json() for name, slices in self.slices.items()},
             "champion": None
             if champion is None
             else {
@@ -134,6 +138,11 @@ class Evidence:
             probe=None if probe is None else ProbeResult(**probe),
             data_checks=document["data_checks"],
             rolled_back=document["rolled_back"],
+            # Decisions that were recorded before there were slices have none.
+            slices={
+                name: Slices.from_json(slices)
+                for name, slices in document.get("slices", {}).items()
+            },
         )
         if champion is None:
             return evidence, None
@@ -183,6 +192,7 @@ def measure(
         probe=probe,
         data_checks=data_checks or {},
         rolled_back=rolled_back,
+        slices=slices_of(test),
     )
 
 

@@ -135,6 +135,26 @@ def binomial_bound(successes: int, rows: int, confidence: float) -> float:
     return float(test.proportion_ci(confidence_level=confidence, method="exact").low)
 
 
+def binomial_upper_bound(successes: int, rows: int, confidence: float) -> float:
+    """Clopper and Pearson's exact one-sided upper bound of a share."""
+    test = binomtest(successes, rows, alternative="less")
+    return float(test.proportion_ci(confidence_level=confidence, method="exact").high)
+
+
+def worse_than_majority(labels: Labels, probabilities: Probabilities, confidence: float) -> bool:
+    """Whether always giving these rows' commoner answer is right more often, beyond chance."""
+    commoner = np.full(len(labels), labels.mean() >= 0.5, dtype=np.float64)
+    worse = is_worse(
+        "accuracy", labels, probabilities, commoner, confidence=confidence, tolerance=0
+    )
+    return bool(worse)
+
+
+def right_answers(labels: Labels, probabilities: Probabilities) -> Labels:
+    """Which rows are answered right at threshold 0.5."""
+    return _right(labels, probabilities)
+
+
 def p_better_than_chance(labels: Labels, probabilities: Probabilities) -> float | None:
     """How likely an AUC this high is for a model that knows nothing (Mann-Whitney, one-sided).
 

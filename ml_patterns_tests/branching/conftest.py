@@ -164,3 +164,16 @@ def honest(train_frame: pd.DataFrame) -> tuple[lgb.Booster, ModelCard]:
     """A model that deserves to be deployed, and its card."""
     booster = fitted(train_frame)
     return booster, card(train_frame, booster)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints how many sabotaged models the gate stopped."""
+    passed, failed = (
+        sum(("sabotage", True) in report.user_properties for report in reports)
+        for reports in (
+            [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"],
+            [r for r in terminalreporter.stats.get("failed", []) if r.when == "call"],
+        )
+    )
+    if passed or failed:
+        terminalreporter.write_line(f"gate: {passed} of {passed + failed} sabotaged models stopped")

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_patterns.branching.decide import Answer, decide
+from ml_patterns.branching.decide import decide
 from ml_patterns.branching.evidence import ChampionEvidence, Evidence, ProbeResult
+from ml_patterns.branching.guards import Answer
 from ml_patterns.branching.policy import Metric, Policy
+from ml_patterns.branching.slices import Slices
 from ml_patterns.branching.statistics import rows_to_pass
 from ml_patterns.registry.records import Verdict
 
@@ -209,6 +211,11 @@ def cases(draw: st.DrawFn) -> tuple[Evidence, Policy, ChampionEvidence | None]:
         ),
         data_checks=draw(st.sampled_from([{}, {"c": True}, {"c": False}, {"c": None}])),
         rolled_back=draw(st.sampled_from([None, None, "incident"])),
+        slices=draw(
+            st.sampled_from(
+                [{}, {"wind": Slices(("calm", "gale"), (np.arange(rows) % 2).astype(np.int8))}]
+            )
+        ),
     )
     low, high = sorted(draw(st.tuples(*[st.sampled_from([-1.0, 0.0, 0.5, 0.9, 0.95, 1.0])] * 2)))
     policy = Policy(
@@ -242,7 +249,8 @@ def test_a_pass_means_that_every_condition_was_judged_and_met(
         assert judged >= policy.deploy_at - 1e-9
         assert np.isfinite(evidence.probabilities).all()
         assert evidence.rows >= policy.min_test_rows
-    if Answer.NO in answers:
+    rejecting = [*decision.guards, *decision.reviews.findings]
+    if Answer.NO in {finding.answer for finding in rejecting}:
         assert decision.verdict is Verdict.REJECT
     assert decision.verdict in (decision.point_verdict, decision.bound_verdict)
     assert decision.sentence.startswith(f"{decision.verdict}: ")
