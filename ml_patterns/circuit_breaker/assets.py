@@ -1,7 +1,7 @@
 """Pattern 5 in Dagster: predictions that are always answered, and how good they were.
 
-Belongs here: the assets, thin. Does not: predicting (`client.py`), the tables (`predictions.py`),
-which partitions are asked again (`degraded.py`).
+Belongs here: the assets, thin. Does not: what is asked (`asking.py`), predicting (`client.py`),
+the tables (`predictions.py`, `quality.py`), which partitions are asked again (`degraded.py`).
 """
 
 from collections.abc import Mapping
@@ -11,24 +11,21 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import sqlalchemy as sa
 
 from ml_patterns.base import utc_now
 from ml_patterns.circuit_breaker.answers import COLUMNS
+from ml_patterns.circuit_breaker.asking import Asked, in_batches, read_asked
 from ml_patterns.circuit_breaker.client import NO_CHAMPION, ModelClient
 from ml_patterns.circuit_breaker.degraded import degraded_partitions, remember
 from ml_patterns.circuit_breaker.live import is_outage
-from ml_patterns.circuit_breaker.predictions import (
-    append,
-    base_rates,
-    judge_day,
-    newest_answers,
-    still_to_ask,
-)
+from ml_patterns.circuit_breaker.predictions import append, base_rates, naive
+from ml_patterns.circuit_breaker.quality import judge_day
 from ml_patterns.circuit_breaker.resources import ModelClientResource
 from ml_patterns.partitions import day_partitions, time_partitions
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.features import read_features
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+from ml_patterns.storage.warehouse import has_table
 
 GROUP = "circuit_breaker"
 
@@ -41,16 +38,6 @@ def predictions_key(settings: PipelineSettings) -> dg.AssetKey:
 def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     """`predictions` and `prediction_quality`."""
     return [_predictions(settings), _prediction_quality(settings)]
-
-
-@dataclass(frozen=True)
-class _Partition:
-    """A partition to answer: its rows, and how many of them are asked again."""
-
-    key: str
-    start: datetime
-    rows: pd.DataFrame
-    healing: bool
 
 
 def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
@@ -84,31 +71,74 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
     ) -> None:
         engine, client = operational.engine(), model_client.client(settings)
         degraded = set(degraded_partitions(engine, settings.name))
+        names = {_bounds(partitions, name)[0]: name for name in context.partition_keys}
         with warehouse.reading() as connection:
+            if not has_table(connection, settings.name, "event_features"):
+                raise dg.Failure(
+                    f"pipeline {settings.name} has no features yet; materialize "
+                    f"{settings.name}/event_features first",
+                    allow_retries=False,
+                )
             rates = base_rates(connection, settings.name)
-        for partition_key in context.partition_keys:
-            start, end = _bounds(partitions, partition_key)
+            batches = in_batches(connection, settings.name, sorted(names))
+        for starts in batches:
+            # The warehouse is held to read and to write, never while the server is asked.
             with warehouse.reading() as connection:
-                rows = read_features(connection, settings.name, start=start, end=end)
-                newest = newest_answers(connection, settings.name, start, end)
-            healing = start in degraded
-            if healing:
-                rows = still_to_ask(rows, newest)
-            before = replace(client.accounting, transitions=list(client.accounting.transitions))
-            made_at, answers = utc_now(), _answers(client, settings.name, rows, rates)
-            with warehouse.get_connection() as connection:
-                append(connection, settings.name, answers, made_at)
-            is_degraded = bool(answers["reason"].map(is_outage).any())
-            healed = remember(engine, settings.name, {start: is_degraded}, utc_now())
-            metadata = _metadata(client, before, answers) | {
-                "asked_again": healing,
-                "degraded": is_degraded,
-                "healed": bool(healed),
+                asked = read_asked(connection, settings.name, starts)
+            served = {
+                start: _serve(client, settings.name, rows, rates, healing=start in degraded)
+                for start, rows in asked.items()
             }
-            context.log.info(f"predictions {partition_key}: {metadata}")
-            context.add_asset_metadata(metadata, partition_key=partition_key)
+            healed = _keep(warehouse, engine, settings.name, served)
+            for start, one in served.items():
+                metadata = one.metadata | {"healed": start in healed}
+                context.log.info(f"predictions {names[start]}: {metadata}")
+                context.add_asset_metadata(metadata, partition_key=names[start])
 
     return predictions
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A partition's answers, and what is to be told of them."""
+
+    answers: pd.DataFrame
+    degraded: bool
+    metadata: dict[str, Any]
+
+
+def _serve(
+    client: ModelClient, pipeline: str, rows: Asked, rates: Mapping[str, float], *, healing: bool
+) -> _Served:
+    """Asks for a partition; for one that heals, only for what has no live answer yet."""
+    before = replace(client.accounting, transitions=list(client.accounting.transitions))
+    answers = _answers(client, pipeline, rows.unanswered() if healing else rows, rates)
+    degraded = bool(answers["reason"].map(is_outage).any())
+    metadata = _metadata(client, before, answers)
+    return _Served(
+        answers.assign(made_at=naive(utc_now())),
+        degraded,
+        metadata | {"asked_again": healing, "degraded": degraded},
+    )
+
+
+def _keep(
+    warehouse: WarehouseResource,
+    engine: sa.Engine,
+    pipeline: str,
+    served: Mapping[datetime, _Served],
+) -> set[datetime]:
+    """Writes the answers in one transaction; returns the partitions that have healed.
+
+    Degraded partitions are remembered before and healed ones after: whoever dies in between leaves
+    too much to be asked again, never too little.
+    """
+    bad = {start: True for start, one in served.items() if one.degraded}
+    remember(engine, pipeline, bad, utc_now())
+    with warehouse.get_connection() as connection:
+        append(connection, pipeline, pd.concat([one.answers for one in served.values()]))
+    good = {start: False for start, one in served.items() if not one.degraded}
+    return set(remember(engine, pipeline, good, utc_now()))
 
 
 def _bounds(
@@ -119,17 +149,16 @@ def _bounds(
 
 
 def _answers(
-    client: ModelClient, pipeline: str, rows: pd.DataFrame, rates: Mapping[str, float]
+    client: ModelClient, pipeline: str, rows: Asked, rates: Mapping[str, float]
 ) -> pd.DataFrame:
     """The rows' keys and answers, region by region."""
-    keys = rows[["partition_start", "event_id", "region"]]
     parts = [
-        client.predict(pipeline, str(region), part, base_rate=rates.get(str(region)))
-        for region, part in rows.groupby("region", sort=True)
+        client.predict(pipeline, region, features, base_rate=rates.get(region))
+        for region, features in rows.by_region()
     ]
     if not parts:
-        return keys.assign(**dict.fromkeys(COLUMNS))
-    return keys.join(pd.concat(parts))
+        return rows.keys.assign(**dict.fromkeys(COLUMNS))
+    return rows.keys.join(pd.concat(parts))
 
 
 def _metadata(client: ModelClient, before: Any, answers: pd.DataFrame) -> dict[str, Any]:
@@ -165,8 +194,9 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
         kinds={"duckdb"},
         deps=[predictions_key(settings)],
         description=(
-            "How good the answers of a day turned out to be, per region and source, once labels "
-            "are known: accuracy, and its one-sided 95 % lower bound."
+            "How good the answers of a day turned out to be, per region, source and model version, "
+            "once labels are known: accuracy, and its one-sided 95 % lower bound. Judged is the "
+            "last answer before the label was known; where all came later, apart, the first."
         ),
     )
     def prediction_quality(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> None:
@@ -174,9 +204,11 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             start, end = _bounds(partitions, partition_key)
             with warehouse.get_connection() as connection:
                 judged = judge_day(connection, settings.name, start, end)
-            rows, correct = int(judged["rows"].sum()), int(judged["correct"].sum())
+            in_time = judged[judged["in_time"]]
+            rows, correct = int(in_time["rows"].sum()), int(in_time["correct"].sum())
             metadata: dict[str, Any] = {
                 "rows_judged": rows,
+                "rows_in_hindsight": int(judged["rows"].sum()) - rows,
                 "by_region_and_source": dg.MetadataValue.md(_table(judged)),
             }
             if rows:
@@ -187,9 +219,16 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
 
 
 def _table(judged: pd.DataFrame) -> str:
-    lines = ["| region | source | rows | accuracy | at least |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {row.region} | {row.source} | {row.rows} | {row.accuracy:.3f} | {row.lower_bound:.3f} |"
-        for row in judged.itertuples()
+    lines = [
+        "| region | source | version | answered | rows | accuracy | at least |",
+        "|---|---|---|---|--:|--:|--:|",
     ]
+    for row in (
+        judged.astype({"model_version": "string"}).fillna({"model_version": "-"}).itertuples()
+    ):
+        when = "in time" if row.in_time else "in hindsight"
+        lines.append(
+            f"| {row.region} | {row.source} | {row.model_version!s} | {when} | {row.rows} | "
+            f"{row.accuracy:.3f} | {row.lower_bound:.3f} |"
+        )
     return "\n".join(lines)

@@ -16,14 +16,19 @@ from ml_patterns.circuit_breaker.assets import predictions_key
 from ml_patterns.circuit_breaker.predictions import (
     fallbacks,
     has_predictions,
-    live_quality,
     oldest_answer,
     predicted_partitions,
     unanswered_rows,
 )
+from ml_patterns.circuit_breaker.quality import (
+    champion_versions,
+    judged_live,
+    live_records,
+    to_retrain,
+)
 from ml_patterns.partitions import day_partitions, time_partitions
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.resources import WarehouseResource
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
 WARN_AT = 0.05
 ERROR_AT = 0.25
@@ -86,40 +91,48 @@ def build_checks(settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
         )
 
     checks = [every_row_answered, fallback_rate, staleness]
-    # The thresholds of another metric say nothing about accuracy.
-    return [*checks, _live_accuracy(settings)] if settings.gate.metric == "accuracy" else checks
+    return [*checks, _live_accuracy(settings)] if judged_live(settings) else checks
 
 
 def _live_accuracy(settings: PipelineSettings) -> dg.AssetChecksDefinition:
     days, threshold = day_partitions(settings), settings.gate.review_at
+    window = settings.predictions.quality_window
 
     @dg.asset_check(
         asset=dg.AssetKey([settings.name, "prediction_quality"]),
         description=(
-            "Of each region's live answers of these days, the lower bound of the accuracy reaches "
-            f"the review threshold {threshold:g}; where it does not, retrain."
+            "Of the live answers that each region's champion gave before the label was known, over "
+            f"{format_duration(window)} up to this day, the lower bound of the accuracy reaches "
+            f"the review threshold {threshold:g}; where it does not, training is requested."
         ),
     )
     def live_accuracy(
-        context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
+        context: dg.AssetCheckExecutionContext,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
     ) -> dg.AssetCheckResult:
-        first, last = _range_of(context)
+        _, last = _range_of(context)
+        versions = champion_versions(operational.engine(), settings.name)
         with warehouse.reading() as connection:
-            judged = live_quality(
+            records = live_records(
                 connection,
                 settings.name,
-                days.start_time_for_partition_key(first) if first else settings.events.start_time,
-                days.start_time_for_partition_key(last) if last else datetime.max,  # noqa: DTZ901
+                versions,
+                window,
+                days.start_time_for_partition_key(last) if last else None,
             )
-        low = judged[judged["lower_bound"] < threshold]
+        low = [record for record in records if record.lower_bound < threshold]
+        retrained = [record.region for record in to_retrain(records, threshold)]
         return dg.AssetCheckResult(
-            passed=low.empty,
+            passed=not low,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
-                "regions_below": ", ".join(low["region"]) or "none",
+                "regions_below": ", ".join(record.region for record in low) or "none",
+                "training_requested": ", ".join(retrained) or "none",
                 "lower_bounds": dg.MetadataValue.json(
-                    dict(zip(judged["region"], judged["lower_bound"].round(4), strict=True))
+                    {record.region: round(record.lower_bound, 4) for record in records}
                 ),
+                "rows": dg.MetadataValue.json({record.region: record.rows for record in records}),
             },
         )
 

@@ -1,7 +1,8 @@
-"""What heals degraded partitions by itself.
+"""What heals degraded partitions and has failing models trained again, by itself.
 
-Belongs here: a thin shell that asks the core and requests runs. Does not: which partitions are
-degraded (`degraded.py`), whether calls are let through (`transitions.py`).
+Belongs here: thin shells that ask the core and request runs. Does not: which partitions are
+degraded (`degraded.py`), whether calls are let through (`transitions.py`), how good models are
+(`quality.py`).
 """
 
 import dagster as dg
@@ -11,15 +12,26 @@ from ml_patterns.base import utc_now
 from ml_patterns.circuit_breaker.assets import predictions_key
 from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import contiguous, degraded, to_heal
+from ml_patterns.circuit_breaker.quality import (
+    champion_versions,
+    judged_live,
+    live_records,
+    to_retrain,
+)
 from ml_patterns.circuit_breaker.resources import ModelClientResource
 from ml_patterns.circuit_breaker.store import OperationalStore
 from ml_patterns.partitions import range_tags, time_partitions
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.resources import OperationalResource
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
 
 def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
-    """The healing sensor."""
+    """The healing sensor, and for pipelines judged by their accuracy the retraining sensor."""
+    healing = _healing_sensor(settings)
+    return [healing, _retraining_sensor(settings)] if judged_live(settings) else [healing]
+
+
+def _healing_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     partitions, key = time_partitions(settings), predictions_key(settings)
 
     @dg.sensor(
@@ -65,4 +77,46 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
             )
         return requests
 
-    return [healing_sensor]
+    return healing_sensor
+
+
+def _retraining_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
+    key, threshold = dg.AssetKey([settings.name, "regional_model"]), settings.gate.review_at
+
+    @dg.sensor(
+        name=f"{settings.name}_retraining_sensor",
+        default_status=sensor_status(),
+        asset_selection=[key],
+        minimum_interval_seconds=300,
+        description=(
+            "Requests the training of regions whose live accuracy is not proven to reach the "
+            f"review threshold {threshold:g}, once per champion and newly judged day."
+        ),
+    )
+    def retraining_sensor(
+        warehouse: WarehouseResource, operational: OperationalResource
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        if not warehouse.warehouse().path.exists():
+            return dg.SkipReason("nothing was predicted yet")
+        versions = champion_versions(operational.engine(), settings.name)
+        with warehouse.reading() as connection:
+            records = live_records(
+                connection, settings.name, versions, settings.predictions.quality_window
+            )
+        failing = to_retrain(records, threshold)
+        if not failing:
+            return dg.SkipReason(f"{len(records)} region(s) judged, none to be trained again")
+        return [
+            dg.RunRequest(
+                run_key=f"{record.region}-v{record.version}-{record.newest_day:%Y%m%d}",
+                partition_key=record.region,
+                asset_selection=[key],
+                tags={
+                    "ml_patterns/why": f"live accuracy of version {record.version} at least "
+                    f"{record.lower_bound:.3f} of {record.rows} rows, {threshold:g} wanted"
+                },
+            )
+            for record in failing
+        ]
+
+    return retraining_sensor

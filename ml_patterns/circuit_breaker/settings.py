@@ -69,3 +69,6 @@ class PredictionsSettings(Settings):
         default=timedelta(hours=1), description="Answers older than this are warned of."
     )
     cache_max_rows: int = Field(default=1_000_000, ge=0, description="Oldest go first.")
+    quality_window: Duration = Field(
+        default=timedelta(days=7), description="Days over which live accuracy is judged."
+    )

@@ -47,7 +47,8 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
         description=(
             f"`{external.name}` from its API, day by day. A day, all its regions and pages, is "
             "replaced whole or not at all; a failing upstream is asked again with "
-            "growing waits inside one budget; days that were answered are not asked for again by a retry of the step."
+            "growing waits inside one budget; days that were answered are not asked for again by "
+            "a retry of the step."
         ),
     )
     def external_table(

@@ -1,154 +1,24 @@
 """Promise: partitions are answered in an outage too, remembered, and healed by adding answers."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 import duckdb
-import pandas as pd
 import pytest
 
-from ml_patterns.circuit_breaker.assets import build_assets
-from ml_patterns.circuit_breaker.checks import build_checks
+from ml_patterns.circuit_breaker.asking import in_batches
 from ml_patterns.circuit_breaker.client import breaker_name
-from ml_patterns.circuit_breaker.degraded import degraded_partitions
-from ml_patterns.circuit_breaker.resources import ModelClientResource
-from ml_patterns.circuit_breaker.sensors import build_sensors
 from ml_patterns.circuit_breaker.store import OperationalStore
 from ml_patterns.partitions import range_tags
-from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.resources import OperationalResource, WarehouseResource
-from ml_patterns_tests.circuit_breaker.conftest import QUICK, Deployment, parcels
-from ml_patterns_tests.circuit_breaker.model_server import ModelServer, always, serve_models
+from ml_patterns.storage.warehouse import Warehouse
+from ml_patterns_tests.circuit_breaker.model_server import always
 from ml_patterns_tests.circuit_breaker.model_server import healthy as as_it_should
+from ml_patterns_tests.circuit_breaker.room import HOURS, KEYS, Room, checks, room, told
+
+__all__ = ["room"]
 
 # Dagster calls backfill policies beta; we need them, and the lock file pins what they do.
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
-
-HOURS = [datetime(2026, 6, 1, hour, tzinfo=UTC) for hour in range(3)]
-KEYS = ["2026-06-01-00:00", "2026-06-01-01:00", "2026-06-01-02:00"]
-SETTINGS = PipelineSettings.model_validate(
-    {
-        "name": "deliveries",
-        "events": {
-            "path": "none",
-            "id": "id",
-            "time": "time",
-            "version": "version",
-            "region": "region",
-            "start": "2026-06-01",
-            "end": "2026-06-02",
-        },
-        "predictions": QUICK | {"breaker": QUICK["breaker"] | {"reset_timeout": "0s"}},
-    }
-)
-
-
-@dataclass
-class Room:
-    """The room's assets over three hours of features in two regions, one without a model."""
-
-    deployment: Deployment
-    server: ModelServer
-    instance: dg.DagsterInstance
-
-    @property
-    def warehouse(self) -> Path:
-        return self.deployment.house.folder / "w.duckdb"
-
-    @property
-    def resources(self) -> dict[str, object]:
-        return {
-            "warehouse": WarehouseResource(database=str(self.warehouse)),
-            "operational": OperationalResource(url=self.deployment.state_url),
-            "model_client": ModelClientResource(
-                model_url=self.server.url,
-                state_url=self.deployment.state_url,
-                artifacts_root=str(self.deployment.house.folder / "artifacts"),
-            ),
-        }
-
-    def predict(
-        self, first: int = 0, last: int = 2, **predictions_settings: object
-    ) -> dg.ExecuteInProcessResult:
-        block = SETTINGS.predictions.model_copy(update=predictions_settings)
-        settings = SETTINGS.model_copy(update={"predictions": block})
-        (predictions, _quality) = build_assets(settings)
-        return dg.materialize(
-            [predictions, *checks_on("predictions", settings)],
-            instance=self.instance,
-            tags=range_tags(KEYS[first], KEYS[last]),
-            resources=self.resources,
-            raise_on_error=False,
-        )
-
-    def heal_tick(self) -> list[dict[str, str]]:
-        """The ranges that the healing sensor requests."""
-        (sensor,) = build_sensors(SETTINGS)
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            resources=self.resources,
-            definitions=dg.Definitions(assets=build_assets(SETTINGS), resources=self.resources),
-        )
-        tick = sensor.evaluate_tick(context)
-        return [
-            {name: value for name, value in request.tags.items() if "partition_range" in name}
-            for request in tick.run_requests or []
-        ]
-
-    def query(self, sql: str) -> list[tuple[object, ...]]:
-        with duckdb.connect(str(self.warehouse), read_only=True) as connection:
-            return connection.execute(sql).fetchall()
-
-    def degraded(self) -> list[datetime]:
-        return degraded_partitions(self.deployment.engine, "deliveries")
-
-
-@pytest.fixture
-def room(deployment: Deployment) -> Iterator[Room]:
-    frames = []
-    for number, hour in enumerate(HOURS):
-        frame = parcels(8, seed=number).drop(columns="not_a_feature")
-        frame["partition_start"] = pd.Timestamp(hour).tz_localize(None)
-        frame["event_id"] = [f"{number}-{row}" for row in range(8)]
-        frame["event_time"] = frame["partition_start"]
-        frame["region"] = ["eu"] * 6 + ["moon"] * 2
-        frame["label"] = [True, False] * 4
-        frames.append(frame)
-    features = pd.concat(frames)
-    assert len(features) == 24
-    with (
-        serve_models() as server,
-        dg.DagsterInstance.ephemeral() as instance,
-    ):
-        made = Room(deployment, server, instance)
-        with duckdb.connect(str(made.warehouse)) as connection:
-            connection.execute("CREATE SCHEMA deliveries")
-            connection.execute("CREATE TABLE deliveries.event_features AS SELECT * FROM features")
-        yield made
-
-
-def checks_on(asset: str, settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
-    key = dg.AssetKey(["deliveries", asset])
-    return [
-        check for check in build_checks(settings) if next(iter(check.check_keys)).asset_key == key
-    ]
-
-
-def told(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
-    events = result.asset_materializations_for_node("deliveries__predictions")
-    return {
-        str(event.partition): {name: value.value for name, value in event.metadata.items()}
-        for event in events
-    }
-
-
-def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    return {
-        evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()
-    }
 
 
 def test_a_healthy_server_answers_every_partition_live(room: Room) -> None:
@@ -219,38 +89,6 @@ def test_the_sensor_requests_exactly_the_degraded_partitions(room: Room) -> None
     assert room.heal_tick() == [range_tags(KEYS[0], KEYS[0]), range_tags(KEYS[2], KEYS[2])]
 
 
-def test_quality_is_judged_per_region_and_source(room: Room) -> None:
-    room.predict()
-    _, quality = build_assets(SETTINGS)
-    result = dg.materialize(
-        [quality, *checks_on("prediction_quality", SETTINGS)],
-        instance=room.instance,
-        partition_key="2026-06-01",
-        resources=room.resources,
-    )
-    assert result.success
-    accuracy_check = checks(result)["live_accuracy"]
-    assert not accuracy_check.passed, "labels drawn at random"
-    assert accuracy_check.severity is dg.AssetCheckSeverity.WARN
-    assert accuracy_check.metadata["regions_below"].value == "eu"
-    judged = room.query(
-        "SELECT region, source, rows, correct, accuracy, lower_bound "
-        "FROM deliveries.prediction_quality ORDER BY region"
-    )
-    assert [(row[0], row[1], row[2]) for row in judged] == [
-        ("eu", "live", 18),
-        ("moon", "base_rate", 6),
-    ]
-    for _, _, rows, correct, accuracy, bound in judged:
-        assert accuracy == correct / rows  # type: ignore[operator]
-        assert 0 < bound < accuracy  # type: ignore[operator]
-    expected = room.query(
-        "SELECT count(*) FROM deliveries.event_features "
-        "WHERE region = 'eu' AND (distance >= 0.5) = label"
-    )
-    assert judged[0][3] == expected[0][0]
-
-
 def test_an_answer_from_long_ago_is_warned_of(room: Room) -> None:
     assert checks(room.predict(0, 0, stale_after=timedelta(0)))["staleness"].passed
     room.server.behaviour = always(503)
@@ -258,3 +96,67 @@ def test_an_answer_from_long_ago_is_warned_of(room: Room) -> None:
     assert not found["staleness"].passed
     assert found["staleness"].metadata["oldest_answer_s"].value > 0
     assert checks(room.predict(0, 0))["staleness"].passed
+
+
+def test_what_changed_since_its_live_answer_is_asked_again_with_the_rest(room: Room) -> None:
+    """A later version of an event once kept the answer that its old features got."""
+    first_batch_only = iter([None])
+    room.server.behaviour = lambda _rows: next(first_batch_only, 503)
+    room.predict(0, 0, batch_rows=4)
+    answered = room.query("SELECT event_id FROM deliveries.predictions WHERE source = 'live'")
+    changed = sorted(str(event) for (event,) in answered)[:2]
+    labels_only, distance = changed
+    room.features(
+        f"UPDATE deliveries.event_features SET label = NOT label WHERE event_id = '{labels_only}'"
+    )
+    room.features(
+        f"UPDATE deliveries.event_features SET distance = 0.25 WHERE event_id = '{distance}'"
+    )
+    room.server.behaviour = as_it_should
+    room.server.sizes.clear()
+    room.predict(0, 0)
+    assert room.server.sizes == [2 + 1], "two that had fallen back, one whose features changed"
+    newest = room.query(
+        "SELECT prediction FROM deliveries.predictions "
+        f"WHERE event_id = '{distance}' ORDER BY made_at DESC"
+    )
+    assert newest[0] == (0.25,)
+
+
+def test_answers_that_cannot_be_kept_leave_the_partition_to_be_asked_again(room: Room) -> None:
+    room.features("CREATE VIEW deliveries.predictions AS SELECT 1 AS nothing")
+    room.server.behaviour = always(503)
+    assert not room.predict(0, 0).success
+    assert room.degraded() == HOURS[:1]
+
+
+def test_a_range_opens_the_warehouse_a_few_times_whatever_its_length(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It once was opened three times per partition: most of what a range of hours took."""
+    opened = []
+    connect = Warehouse._open
+
+    def counted(self: Warehouse, *, read_only: bool) -> object:
+        opened.append(read_only)
+        return connect(self, read_only=read_only)
+
+    monkeypatch.setattr(Warehouse, "_open", counted)
+    for first, last in ((0, 0), (0, 2)):
+        opened.clear()
+        assert room.predict(first, last).success
+        checks_open_it_too = 3
+        assert len(opened) == 3 + checks_open_it_too
+
+
+def test_large_ranges_are_read_in_batches_that_hold_every_partition_once() -> None:
+    starts = [datetime(2026, 6, 1, hour, tzinfo=UTC) for hour in range(6)]
+    with duckdb.connect() as connection:
+        connection.execute("CREATE SCHEMA p")
+        connection.execute(
+            "CREATE TABLE p.event_features AS "
+            "SELECT TIMESTAMP '2026-06-01' + to_hours(hour) AS partition_start "
+            "FROM (VALUES (0, 4), (1, 4), (2, 30), (4, 3), (5, 7)) rows(hour, count), range(count)"
+        )
+        batches = in_batches(connection, "p", starts, most_rows=10)
+    assert [[start.hour for start in batch] for batch in batches] == [[0, 1], [2], [3, 4, 5]]
