@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import dagster as dg
 import sqlalchemy as sa
+from dagster.components.resolved.errors import ResolutionException
 from pydantic import BaseModel
 
 from ml_patterns.branching import assets as branching_assets
@@ -68,7 +69,11 @@ class EventModelPipeline(dg.Component):
         """
         if attributes is None:
             raise SettingsError(f"{context.path} has no attributes; give at least name and events")
-        rendered = context.resolution_context.resolve_value(attributes.model_dump(mode="json"))
+        try:
+            rendered = context.resolution_context.resolve_value(attributes.model_dump(mode="json"))
+        except ResolutionException as error:  # such as a template of a variable that is not set
+            sentence = str(error).split(" and no default")[0].strip()
+            raise SettingsError(f"{context.path}: {sentence}; set it") from error
         settings = PipelineSettings.model_validate(rendered)
         settings = settings.located(Path(context.path), Path(context.project_root))
         warning = verify_columns(settings)

@@ -6,6 +6,7 @@ Belongs here: what the command prints. Does not: the steps (`catch_up.py`).
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import dagster as dg
@@ -19,6 +20,7 @@ from ml_patterns.registry.records import DecisionRecord
 from ml_patterns.retry.settings import INSIDE_COMMAND
 from ml_patterns.settings import PipelineSettings
 
+_MOST_ROWS = 20
 _SEVERITY = {"deploy": 0, "review": 1, "reject": 2}
 
 
@@ -86,12 +88,17 @@ def _print_step(console: Console, outcome: StepOutcome, due: int, seconds: float
 
 
 def _print_decisions(console: Console, decisions: Sequence[DecisionRecord]) -> None:
+    """What the gate says of each region, the worst first; of a large fleet the worst only."""
     if not decisions:
         return
+    by_severity = sorted(decisions, key=lambda d: (-_SEVERITY[d.verdict], d.region))
     table = Table("region", "version", "verdict", "why", box=None, pad_edge=False)
-    for decision in decisions:
+    for decision in by_severity[:_MOST_ROWS]:
         table.add_row(decision.region, str(decision.version), decision.verdict, decision.reason)
     console.print(table)
+    counts = Counter(str(decision.verdict) for decision in decisions)
+    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _SEVERITY if counts[verdict])
+    console.print(f"{len(decisions)} regions: {summary}", highlight=False)
 
 
 def _report(
