@@ -1,8 +1,9 @@
 """Operational tables of the registry.
 
 Belongs here: what is kept about versions, decisions, reviews, champions, notifications and the
-audit log, and the triggers that keep the log append-only. Does not: the transitions between states
-(`registry.py`, `reviews.py`, `rollback.py`).
+audit log. Does not: the transitions between states (`registry.py`, `reviews.py`, `rollback.py`);
+how a database gets these tables, and the triggers that keep the log append-only
+(`storage/migrations/`).
 
 A region's row in `registry_champions` exists before its first champion (generation 0): it is the
 lock that every transition of the region takes first.
@@ -139,22 +140,3 @@ audit = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Index("registry_audit_of_a_region", "pipeline", "region", "id"),
 )
-
-_APPEND_ONLY = "the audit log is append-only"
-
-for _verb in ("UPDATE", "DELETE"):
-    sa.event.listen(
-        audit,
-        "after_create",
-        sa.DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER registry_audit_no_{_verb.lower()} BEFORE {_verb} ON registry_audit "
-            f"BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END"
-        ).execute_if(dialect="sqlite"),
-    )
-for _statement in (
-    "CREATE OR REPLACE FUNCTION registry_audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "
-    f"$$ BEGIN RAISE EXCEPTION '{_APPEND_ONLY}'; END $$",
-    "CREATE TRIGGER registry_audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE "
-    "ON registry_audit FOR EACH STATEMENT EXECUTE FUNCTION registry_audit_refuse()",
-):
-    sa.event.listen(audit, "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
