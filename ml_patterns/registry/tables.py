@@ -140,3 +140,15 @@ audit = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Index("registry_audit_of_a_region", "pipeline", "region", "id"),
 )
+
+reviewer_tokens = sa.Table(
+    "registry_reviewer_tokens",
+    metadata,
+    sa.Column("id", _ID, primary_key=True, autoincrement=True),
+    sa.Column("reviewer", sa.Text, nullable=False),
+    sa.Column("token_hash", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("revoked_at", UtcDateTime),
+    sa.Index("registry_reviewer_tokens_of_a_reviewer", "reviewer"),
+)
