@@ -1,10 +1,13 @@
 """The operational database: many small writers, on SQLite or PostgreSQL.
 
-Belongs here: the engine, its settings, and creating the tables. Does not: the tables, which each
-room declares on `metadata` in its own `tables.py`.
+Belongs here: the engine, its settings, and the lock under which the schema is brought up to date.
+Does not: the tables, which each room declares on `metadata` in its own `tables.py`; the steps from
+one schema to the next (`schema.py`).
 """
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,13 +17,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_patterns.storage import schema
+
 metadata = sa.MetaData()
 """All operational tables; a room declares its own on it in its `tables.py`."""
 
 _READ_ONLY = "ml_patterns_read_only"
 _LOCK_KEY = 7_236_001
 _SQLITE_PATIENCE_MS = 30_000
-_creating = threading.Lock()
+_upgrading = threading.Lock()
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
@@ -46,11 +51,14 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
 @cache
 def engine_for(url: str) -> sa.Engine:
-    """The engine of a URL, one per process; tables that do not exist yet are created.
+    """The engine of a URL, one per process; its database is brought to the newest schema.
 
     SQLite runs in WAL mode, waits up to 30 s for another writer, and begins every transaction as a
     writer (`BEGIN IMMEDIATE`), so that a read followed by a write never fails half-way; `reading`
     waits for nobody.
+
+    Raises:
+        UserError: the database was made by a newer version of this code.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -61,7 +69,11 @@ def engine_for(url: str) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         engine = sa.create_engine(parsed, pool_pre_ping=True)
-    _create_tables(engine)
+    try:
+        _upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -75,9 +87,25 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {_SQLITE_PATIENCE_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turns the write-ahead log on.
+
+    While others open the same new file, SQLite refuses this one statement at once, however patient
+    `busy_timeout` is.
+    """
+    deadline = time.monotonic() + _SQLITE_PATIENCE_MS / 1000
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] not in ("wal", "memory"):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -85,15 +113,12 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-def _create_tables(engine: sa.Engine) -> None:
-    """Creates what is missing; processes that start together do so one after the other."""
-    # Imported here so that every room's tables are known without the rooms importing each other.
-    from ml_patterns.circuit_breaker import tables as _breaker
-    from ml_patterns.registry import tables as _registry
-    from ml_patterns.retry import tables as _retry
-
-    del _breaker, _registry, _retry
-    with _creating, engine.begin() as connection:
+def _upgrade(engine: sa.Engine) -> None:
+    """Brings the schema up to date; processes that start together do so one after the other."""
+    with reading(engine) as connection:
+        if schema.version_of(connection) == schema.HEAD:
+            return
+    with _upgrading, engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
-        metadata.create_all(connection)
+        schema.upgrade(connection)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_patterns.registry.tables import regions
-from ml_patterns.storage.operational import engine_for, metadata, reading
+from ml_patterns.storage.operational import engine_for, reading
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -24,10 +24,6 @@ def insert(connection: sa.Connection, region: str, seen: datetime = NOON) -> Non
     connection.execute(
         sa.insert(regions).values(pipeline="shop", region=region, first_seen_at=seen)
     )
-
-
-def test_every_table_of_every_room_is_created(engine: sa.Engine) -> None:
-    assert set(metadata.tables) <= set(sa.inspect(engine).get_table_names())
 
 
 def test_a_process_has_one_engine_per_url(engine: sa.Engine) -> None:

@@ -1,0 +1,1 @@
+"""The schema of the operational database, revision by revision."""
