@@ -8,7 +8,7 @@ whatever happened: a failed region or file costs only what depends on it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import degraded, to_heal
 from ml_patterns.circuit_breaker.due import unjudged_days, unpredicted_partitions
 from ml_patterns.circuit_breaker.store import OperationalStore
-from ml_patterns.incremental import plan
+from ml_patterns.incremental import ledger, plan
 from ml_patterns.incremental.grain import Grain, contiguous, naive
 from ml_patterns.incremental.sensors import only_due
 from ml_patterns.installation import Installation
@@ -53,12 +53,14 @@ class StepOutcome:
         done: partitions, files or regions that were processed.
         run_ids: the Dagster runs that did it.
         failures: one sentence each.
+        notes: what a person should know though nothing failed, such as a file that cannot be read.
     """
 
     step: str
     done: int = 0
     run_ids: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -114,7 +116,12 @@ class CatchUp:
 
     def _ingest(self, listen: Listener) -> StepOutcome:
         listen("ingest", 1)
-        return self._execute("ingest", "ingest")
+        outcome = self._execute("ingest", "ingest")
+        with self._warehouse.connect() as connection:
+            if not ledger.exists(connection, self._settings.name):
+                return outcome
+            bad = ledger.unreadable_files(connection, self._settings.name)
+        return replace(outcome, notes=tuple(file.error for file in bad))
 
     def _build(self, layer: plan.Layer, listen: Listener) -> StepOutcome:
         with self._warehouse.connect() as connection:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ml_patterns.catch_up import STEPS, CatchUp, StepOutcome
@@ -60,7 +61,7 @@ def run_pipeline(
     _print_decisions(console, decisions)
     failures = [text for outcome in outcomes for text in outcome.failures]
     for text in failures:
-        console.print(f"[red]failed[/red] {text}", markup=True, highlight=False)
+        console.print(f"[red]failed[/red] {escape(text)}", highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(_report(outcomes, seconds, decisions), indent=2))
     bad = [d for d in decisions if fail_on and _SEVERITY[d.verdict] >= _SEVERITY[fail_on]]
@@ -81,6 +82,8 @@ def _print_step(console: Console, outcome: StepOutcome, due: int, seconds: float
     state = (
         "[red]failed[/red]" if outcome.failures else "done" if outcome.run_ids else "nothing due"
     )
+    for note in outcome.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(
         f"{outcome.step:<12} {due:>6} due {outcome.done:>6} recorded  {seconds:6.1f} s  {state}",
         highlight=False,
@@ -114,6 +117,7 @@ def _report(
                 "seconds": round(seconds[outcome.step], 3),
                 "runs": list(outcome.run_ids),
                 "failures": list(outcome.failures),
+                "notes": list(outcome.notes),
             }
             for outcome in outcomes
         ],
