@@ -54,6 +54,7 @@ class ModelClient:
     Attributes:
         accounting: what this client did so far.
         breaker: the model server's, shared by the fleet.
+        dialect: whether the server gets JSON or bytes.
     """
 
     def __init__(
@@ -112,7 +113,10 @@ class ModelClient:
             clock=clock,
             sleep=sleep,
         )
-        session = http_session(settings.bulkhead)
+        session, seconds = http_session(settings.bulkhead), settings.request_timeout.total_seconds()
+        self.dialect = Dialect(
+            lambda: fetch(session, "GET", server_url(model_url), timeout=seconds).body
+        )
         self._live = LiveModels(
             model_url=model_url,
             session=session,
@@ -121,16 +125,7 @@ class ModelClient:
             batch_rows=settings.batch_rows,
             bulkhead=threading.BoundedSemaphore(settings.bulkhead),
             accounting=self.accounting,
-            dialect=Dialect(
-                lambda: (
-                    fetch(
-                        session,
-                        "GET",
-                        server_url(model_url),
-                        timeout=settings.request_timeout.total_seconds(),
-                    ).body
-                )
-            ),
+            dialect=self.dialect,
         )
 
     def predict(

@@ -6,6 +6,7 @@ Belongs here: what is known of a server's extensions. Does not: bodies (`protoco
 A server that is down is asked for nothing extra: its metadata is read once, after its first answer.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from ml_patterns.circuit_breaker.protocol import (
     speaks_binary,
 )
 from ml_patterns.retry.classify import HttpStatusError
+
+_LOG = logging.getLogger(__name__)
 
 
 class Dialect:
@@ -50,9 +53,9 @@ class Dialect:
                 self._binary = speaks_binary(self._ask())
         except HttpStatusError:
             self._binary = False
-        except Exception:
+        except Exception as error:
             # Whatever that was, JSON goes on to work, and after the next answer we ask again.
-            return
+            _LOG.info("the model server's metadata could not be read: %s", error)
         finally:
             self._lock.release()
 

@@ -2,6 +2,7 @@
 
 What it is told is a function of each request's rows; healthy, it answers a row's first value,
 clipped to [0, 1], which no trained model does: live answers can be told from all others.
+Binary bodies it answers with 500 as MLServer does, whatever extensions it says that it has.
 """
 
 import json
@@ -38,6 +39,9 @@ class ModelServer:
     behaviour: Behaviour = healthy
     headers: dict[str, str] = field(default_factory=dict)
     versions: set[str] | None = None
+    extensions: tuple[str, ...] = ()
+    metadata_calls: int = 0
+    bodies_refused: int = 0
     sizes: list[int] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     under_way: int = 0
@@ -90,9 +94,21 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def do_GET(self) -> None:
+        seen = self.server.seen
+        with seen.lock:
+            seen.metadata_calls += 1
+        self._send(200, json.dumps({"name": "told", "extensions": seen.extensions}).encode())
+
     def do_POST(self) -> None:
         seen = self.server.seen
-        tensor = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"][0]
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "Inference-Header-Content-Length" in self.headers:
+            with seen.lock:
+                seen.bodies_refused += 1
+            self._send(500, b"{}")
+            return
+        tensor = json.loads(body)["inputs"][0]
         count, width = tensor["shape"]
         rows = [tensor["data"][row * width : (row + 1) * width] for row in range(count)]
         with seen.lock:
