@@ -5,12 +5,13 @@ or computing anything (`manifest.py`, `plan.py`, `build.py`).
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from ml_patterns.base import utc_now
 from ml_patterns.errors import MLPatternsError
-from ml_patterns.incremental import build, ledger, manifest, plan
+from ml_patterns.incremental import build, cost, ledger, manifest, plan
 from ml_patterns.incremental.checks import (
     every_row_accounted_for,
     every_row_accounted_for_spec,
@@ -25,6 +26,7 @@ from ml_patterns.storage.sql import quoted
 
 GROUP = "incremental"
 _EVENTS_AT_ONCE = 200
+_SLACK = timedelta(minutes=1)  # between a commit and the event that reports it
 
 
 class BuildConfig(dg.Config):
@@ -201,10 +203,18 @@ def _build(
     """
     grain = Grain(settings.events.grain)
     partitions = [grain.parse(key) for key in context.partition_keys]
-    if config.only_due:
-        with warehouse.get_connection() as connection:
+    healed = report_again(context.instance, settings, layer, warehouse)
+    if healed:
+        context.log.info(f"{layer}: {healed} partitions of a run that died are recorded now")
+    with warehouse.get_connection() as connection:
+        ledger.ensure_tables(connection, settings.name)
+        if config.only_due:
             due = {entry.partition for entry in plan.plan(connection, settings, layer, utc_now())}
-        partitions = [partition for partition in partitions if partition in due]
+            partitions = [partition for partition in partitions if partition in due]
+        try:
+            cost.check_budget(connection, settings, layer, partitions)
+        except MLPatternsError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
     built: list[build.Built] = []
     try:
         while partitions:
@@ -216,12 +226,12 @@ def _build(
                         done.append(one)
             finally:
                 if config.only_due:
-                    yield from (_materialization(context, grain, one) for one in done)
+                    yield from (_materialization(context.asset_key, grain, one) for one in done)
                 built += done
             context.log.info(f"{layer}: {len(done)} partitions built")
     except MLPatternsError as error:
         if not config.only_due:  # what was committed before the failure stays built
-            yield from (_materialization(context, grain, one) for one in built)
+            yield from (_materialization(context.asset_key, grain, one) for one in built)
         raise dg.Failure(str(error), allow_retries=False) from error
     if not config.only_due:
         for one in built:
@@ -230,10 +240,10 @@ def _build(
 
 
 def _materialization(
-    context: dg.AssetExecutionContext, grain: Grain, done: build.Built
+    asset: dg.AssetKey, grain: Grain, done: build.Built
 ) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
-        context.asset_key, partition=grain.key(done.partition), metadata=_metadata(done)
+        asset, partition=grain.key(done.partition), metadata=_metadata(done)
     )
 
 
@@ -248,3 +258,47 @@ def _metadata(done: build.Built) -> dict[str, float | int]:
         "seconds": round(done.seconds, 4),
         "generation": done.generation,
     }
+
+
+def report_again(
+    instance: dg.DagsterInstance,
+    settings: PipelineSettings,
+    layer: Layer,
+    warehouse: WarehouseResource,
+) -> int:
+    """Records partitions that were committed by a run that died before it told Dagster.
+
+    Nothing is computed. A fresh Dagster instance beside an old warehouse learns all of them.
+
+    Returns:
+        How many were recorded.
+    """
+    if not warehouse.warehouse().path.exists():
+        return 0
+    asset = dg.AssetKey([settings.name, f"event_{layer}"])
+    grain, keys = Grain(settings.events.grain), time_partitions(settings)
+    told = instance.get_materialized_partitions(asset)
+    last = instance.get_latest_materialization_event(asset)
+    since = None if last is None else datetime.fromtimestamp(last.timestamp, UTC) - _SLACK
+    with warehouse.reading() as connection:
+        committed = build.committed(connection, settings, layer)
+    healed = 0
+    for done, computed_at in committed:
+        key = grain.key(done.partition)
+        recent = since is None or computed_at >= since
+        behind = key not in told or (
+            recent and _told_generation(instance, asset, key) != done.generation
+        )
+        if behind and keys.has_partition_key(key):
+            instance.report_runless_asset_event(_materialization(asset, grain, done))
+            healed += 1
+    return healed
+
+
+def _told_generation(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str) -> object:
+    """The generation that Dagster recorded last for a partition."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1
+    ).records
+    event = records[0].asset_materialization if records else None
+    return event.metadata["generation"].value if event and "generation" in event.metadata else None

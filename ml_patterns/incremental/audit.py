@@ -4,12 +4,17 @@ Belongs here: comparing ledger, files and tables with each other. Does not: repa
 does, once a partition is due).
 """
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 
 import duckdb
 
-from ml_patterns.incremental import sources
-from ml_patterns.incremental.plan import code_of
+from ml_patterns.incremental import ledger, loading, sources, transform
+from ml_patterns.incremental.grain import Grain, naive
+from ml_patterns.incremental.plan import LAYERS, Layer, code_of, compare
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
@@ -109,3 +114,134 @@ def _events_against_features(
         Discrepancy(f"partition {row[0]} kept {row[1]} events, event_features holds {row[2]}")
         for row in rows
     ]
+
+
+def closed_partitions(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    layer: Layer,
+    count: int,
+    chance: random.Random,
+) -> list[datetime]:
+    """Some partitions, chosen at random, that lie below the watermark and are not due."""
+    mark = ledger.watermark(connection, settings)
+    if mark is None:
+        return []
+    compare(connection, settings, layer)
+    rows = connection.execute(
+        f"SELECT partition_start FROM _{layer} WHERE NOT due "
+        f"AND partition_start + {Grain(settings.events.grain).interval} <= ? ORDER BY ALL",
+        [naive(mark)],
+    ).fetchall()
+    closed = [row[0] for row in rows]
+    return sorted(chance.sample(closed, min(count, len(closed))))
+
+
+def recompute_differences(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    layer: Layer,
+    partitions: Sequence[datetime],
+) -> list[Discrepancy]:
+    """Computes partitions again from the files and compares every row, bit for bit.
+
+    Nothing is written. Partitions whose files are gone or changed cannot be compared and are told.
+    """
+    if not partitions:
+        return []
+    sources.attach_filesystem(connection, settings.event_glob)
+    transformation = transform.prepare(connection, settings, layer)
+    loaded = loading.load(connection, settings, partitions)
+    found = [Discrepancy(sentence) for sentence in sorted(set(loaded.problems.values()))]
+    table = f"{quoted(settings.name)}.{quoted('event_' + layer)}"
+    columns = ", ".join(map(quoted, transformation.columns))
+    for partition in loaded.counts:
+        path = loaded.direct.get(partition)
+        direct = path and loading.select_of_file(connection, settings, path)
+        transformation.run(connection, partition, direct)
+        here = f"SELECT {columns} FROM {table} WHERE partition_start = ?"
+        again = f"SELECT {columns} FROM {transform.RESULT}"
+        row = connection.execute(
+            f"SELECT (SELECT count(*) FROM (({here}) EXCEPT ALL ({again}))), "
+            f"(SELECT count(*) FROM (({again}) EXCEPT ALL ({here})))",
+            [partition, partition],
+        ).fetchone()
+        if row != (0, 0):
+            extra, missing = row or (0, 0)
+            found.append(
+                Discrepancy(
+                    f"{layer} {Grain(settings.events.grain).key(partition)} holds {extra} rows "
+                    f"that a recompute does not give and lacks {missing} that it gives"
+                )
+            )
+    return found
+
+
+def gaps(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> list[datetime]:
+    """Partitions below the watermark that were never built in one of the layers."""
+    mark = ledger.watermark(connection, settings)
+    if mark is None:
+        return []
+    compare(connection, settings, "features")
+    found: set[datetime] = set()
+    for layer in LAYERS:
+        rows = connection.execute(
+            f"SELECT partition_start FROM _{layer} WHERE built_events IS NULL "
+            f"AND partition_start + {Grain(settings.events.grain).interval} <= ?",
+            [naive(mark)],
+        ).fetchall()
+        found |= {row[0] for row in rows}
+    return sorted(found)
+
+
+def ids_with_many_times(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
+) -> list[str]:
+    """Event ids that lie in more than one open partition: a version changed the event's time.
+
+    Versions meet only within a partition, so that such an event counts twice.
+    """
+    if not has_table(connection, settings.name, "event_features"):
+        return []
+    mark = ledger.watermark(connection, settings)
+    rows = connection.execute(
+        f"SELECT event_id FROM {quoted(settings.name)}.event_features "
+        f"WHERE partition_start + {Grain(settings.events.grain).interval} > "
+        "coalesce(?::TIMESTAMP, TIMESTAMP '-infinity') "
+        "GROUP BY event_id HAVING count(*) > 1 ORDER BY event_id",
+        [mark and naive(mark)],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def schema_changes(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
+) -> list[Discrepancy]:
+    """How the columns of the latest listing's files differ from those of the file before them."""
+    schema = quoted(settings.name)
+    rows = connection.execute(
+        f"""
+        WITH latest AS (SELECT max(listing) AS listing FROM {schema}.source_files), before AS (
+            SELECT max(revision) AS revision FROM {schema}.current_files
+            WHERE state = 'read' AND listing < (SELECT listing FROM latest)
+        )
+        SELECT path, columns, types FROM {schema}.current_files
+        WHERE state = 'read' AND (
+            listing = (SELECT listing FROM latest) OR revision = (SELECT revision FROM before)
+        )
+        ORDER BY revision
+        """
+    ).fetchall()
+    found = []
+    for (_, *old), (path, names, types) in pairwise(rows):
+        before, now = dict(zip(*old, strict=True)), dict(zip(names, types, strict=True))
+        changes = [f"brought {name}" for name in now if name not in before]
+        changes += [f"lacks {name}" for name in before if name not in now]
+        changes += [
+            f"has {name} as {now[name]}, not {kind}"
+            for name, kind in before.items()
+            if now.get(name, kind) != kind
+        ]
+        if changes:
+            found.append(Discrepancy(f"{path} {', '.join(changes)}"))
+    return found

@@ -11,7 +11,7 @@ no harm done. A kill before the commit changes nothing; after it, everything is 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import duckdb
@@ -118,6 +118,35 @@ def build(
             yield Built(partition, counts, rows, counts.scanned, seconds, generation)
     if problems:
         raise SourceFileError("; ".join(sorted(problems)))
+
+
+def committed(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
+) -> list[tuple[Built, datetime]]:
+    """What is built in a layer at present, as it was when it was built, and when that was (UTC)."""
+    if not has_table(connection, settings.name, TABLES[layer]):
+        return []
+    schema = quoted(settings.name)
+    rows = connection.execute(
+        f"""
+        SELECT partition_start, accepted, kept, superseded, duplicate, scanned,
+            coalesce(held.rows, 0), seconds, generation, computed_at
+        FROM {schema}.run_cost
+        JOIN {schema}.partition_state USING (layer, partition_start, generation)
+        LEFT JOIN (
+            SELECT partition_start, count(*) AS rows FROM {schema}.{TABLES[layer]} GROUP BY ALL
+        ) held USING (partition_start)
+        WHERE layer = ? ORDER BY partition_start
+        """,
+        [layer],
+    ).fetchall()
+    return [
+        (
+            Built(row[0], Counts(*row[1:6]), row[6], row[5], row[7], row[8]),
+            row[9].replace(tzinfo=UTC),
+        )
+        for row in rows
+    ]
 
 
 def _batches(

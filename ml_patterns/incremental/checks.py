@@ -4,31 +4,163 @@ Belongs here: thin shells around questions to the ledger. Does not: the question
 (`ledger.py`, `audit.py`).
 """
 
+import random
+from collections.abc import Sequence
+
 import dagster as dg
 
 from ml_patterns.incremental import audit, ledger
+from ml_patterns.incremental.audit import Discrepancy
+from ml_patterns.incremental.grain import Grain
+from ml_patterns.incremental.plan import LAYERS
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import WarehouseResource
+
+_RECOMPUTED = 5
+_SHOWN = 20
 
 
 def build_checks(settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
     """The checks that are steps of their own."""
-    files = dg.AssetKey([settings.name, "event_files"])
+    return [
+        _every_file_readable(settings),
+        _arrives_within_grace(settings),
+        _schema_unchanged(settings),
+        _no_gaps(settings),
+        _event_ids_have_one_time(settings),
+        _matches_full_recompute(settings),
+    ]
 
+
+def daily_checks(settings: PipelineSettings) -> list[dg.AssetCheckKey]:
+    """Checks of the whole table: they have a job and a schedule of their own."""
+    names = ("no_gaps", "event_ids_have_one_time", "matches_full_recompute")
+    return [dg.AssetCheckKey(_key(settings, "event_features"), name) for name in names]
+
+
+def _key(settings: PipelineSettings, asset: str) -> dg.AssetKey:
+    return dg.AssetKey([settings.name, asset])
+
+
+def _warning(
+    found: Sequence[Discrepancy], **metadata: dg.MetadataValue | int | float
+) -> dg.AssetCheckResult:
+    """Passed where nothing was found; the first sentence says what."""
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=found[0].sentence if found else None,
+        metadata={
+            "found": dg.MetadataValue.json([item.sentence for item in found[:_SHOWN]]),
+            **metadata,
+        },
+    )
+
+
+def _every_file_readable(settings: PipelineSettings) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=files,
-        description="Every landed file can be read, and none that was read has disappeared.",
+        asset=_key(settings, "event_files"), description="Every landed file can be read."
     )
     def every_file_readable(warehouse: WarehouseResource) -> dg.AssetCheckResult:
         with warehouse.reading() as connection:
             bad = ledger.unreadable_files(connection, settings.name)
-        return dg.AssetCheckResult(
-            passed=not bad,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"unreadable": dg.MetadataValue.json([file.error for file in bad])},
+        return _warning([Discrepancy(file.error) for file in bad], unreadable_files=len(bad))
+
+    return every_file_readable
+
+
+def _arrives_within_grace(settings: PipelineSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=_key(settings, "event_files"),
+        description="The share of rows that come too late stays below "
+        f"{settings.events.max_too_late_share:.2%}; `ml-patterns plan --lateness` shows what "
+        "another grace period would change.",
+    )
+    def arrives_within_grace(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        with warehouse.reading() as connection:
+            found = ledger.accounts(connection, settings.name)
+        share = found.too_late / found.delivered if found.delivered else 0.0
+        late = share > settings.events.max_too_late_share
+        sentence = f"{found.too_late:,} of {found.delivered:,} rows came too late"
+        return _warning(
+            [Discrepancy(sentence)] if late else [], share=share, too_late=found.too_late
         )
 
-    return [every_file_readable]
+    return arrives_within_grace
+
+
+def _schema_unchanged(settings: PipelineSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=_key(settings, "event_files"),
+        description="The newest files have the columns and types of the files before them.",
+    )
+    def schema_unchanged(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        with warehouse.reading() as connection:
+            return _warning(audit.schema_changes(connection, settings))
+
+    return schema_unchanged
+
+
+def _no_gaps(settings: PipelineSettings) -> dg.AssetChecksDefinition:
+    grain = Grain(settings.events.grain)
+
+    @dg.asset_check(
+        asset=_key(settings, "event_features"),
+        description="Every partition below the watermark is built, be it empty.",
+    )
+    def no_gaps(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        with warehouse.reading() as connection:
+            missing = audit.gaps(connection, settings)
+        return _warning(
+            [Discrepancy(f"{grain.key(partition)} was never built") for partition in missing],
+            gaps=len(missing),
+        )
+
+    return no_gaps
+
+
+def _event_ids_have_one_time(settings: PipelineSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=_key(settings, "event_features"),
+        description="Among open partitions no event id lies in two: versions of an event meet "
+        "only within a partition, so an event whose time was changed counts twice.",
+    )
+    def event_ids_have_one_time(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        with warehouse.reading() as connection:
+            ids = audit.ids_with_many_times(connection, settings)
+        return _warning(
+            [Discrepancy(f"event {name} lies in several partitions") for name in ids],
+            events=len(ids),
+        )
+
+    return event_ids_have_one_time
+
+
+def _matches_full_recompute(settings: PipelineSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=_key(settings, "event_features"),
+        description=f"{_RECOMPUTED} closed partitions of each layer, chosen at random, equal a "
+        "recompute from the landed files, bit for bit.",
+    )
+    def matches_full_recompute(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        chance = random.Random()  # noqa: S311 - a sample, not a secret
+        found: list[Discrepancy] = []
+        compared = 0
+        with warehouse.reading() as connection:
+            for layer in LAYERS:
+                chosen = audit.closed_partitions(connection, settings, layer, _RECOMPUTED, chance)
+                found += audit.recompute_differences(connection, settings, layer, chosen)
+                compared += len(chosen)
+        return dg.AssetCheckResult(
+            passed=not found,
+            description=found[0].sentence if found else None,
+            metadata={
+                "partitions_compared": compared,
+                "found": dg.MetadataValue.json([item.sentence for item in found]),
+            },
+        )
+
+    return matches_full_recompute
 
 
 def every_row_accounted_for_spec(settings: PipelineSettings) -> dg.AssetCheckSpec:
@@ -38,7 +170,7 @@ def every_row_accounted_for_spec(settings: PipelineSettings) -> dg.AssetCheckSpe
     """
     return dg.AssetCheckSpec(
         "every_row_accounted_for",
-        asset=dg.AssetKey([settings.name, "event_aggregates"]),
+        asset=_key(settings, "event_aggregates"),
         blocking=True,
         description="No row is lost or doubled: files against manifest, accepted against kept + "
         "superseded + duplicate, kept events against features.",

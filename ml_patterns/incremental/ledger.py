@@ -338,6 +338,13 @@ def replay(
     return int(row[0] or 0) if row else 0
 
 
+def dead_letters(
+    connection: duckdb.DuckDBPyConnection, pipeline: str
+) -> list[tuple[str, datetime | None, str, int, datetime, datetime | None]]:
+    """Rows that do not count: path, partition, class, rows, registered at, watermark before."""
+    return connection.execute(f"FROM {quoted(pipeline)}.dead_letter").fetchall()
+
+
 def accounts(connection: duckdb.DuckDBPyConnection, pipeline: str) -> Accounts:
     """Sums the ledger over the current readable revisions; costs no look at the data."""
     schema = quoted(pipeline)

@@ -116,7 +116,7 @@ def plan(
     """
     if not ledger.exists(connection, settings.name):
         return []
-    _compare(connection, settings, layer)
+    compare(connection, settings, layer)
     rows = connection.execute(
         f"""
         SELECT partition_start, rows, corrected, built_events IS NULL,
@@ -186,17 +186,17 @@ def wanted(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
 ) -> dict[datetime, Wanted]:
     """What every partition of a layer should be built from, by its first instant."""
-    _compare(connection, settings, layer)
+    compare(connection, settings, layer)
     rows = connection.execute(
         f"SELECT partition_start, events, code, upstream FROM _{layer}"
     ).fetchall()
     return {row[0]: Wanted(*row[1:]) for row in rows}
 
 
-def _compare(
+def compare(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
 ) -> None:
-    """Temporary table `_<layer>`: what each partition should be built from, and what it was.
+    """Makes the temporary table `_<layer>`: per partition what is wanted and what is built.
 
     Every partition counts that has accepted rows, was built before, or lies wholly below the
     watermark (then without rows: a gap is built empty).
@@ -208,7 +208,7 @@ def _compare(
     if last is not None and events.end_time is not None:
         last = min(last, naive(events.end_time) - grain.length)
     if layer == "features":
-        _compare(connection, settings, "aggregates")
+        compare(connection, settings, "aggregates")
         upstream = _upstream(connection, settings)
     else:
         upstream = "SELECT NULL::TIMESTAMP AS partition_start, '-' AS upstream, 0 AS pending"

@@ -11,6 +11,7 @@ import dagster as dg
 from ml_patterns.automation import sensor_status
 from ml_patterns.base import utc_now
 from ml_patterns.incremental import ledger, plan, sources
+from ml_patterns.incremental.assets import report_again
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.partitions import range_tags
 from ml_patterns.settings import PipelineSettings
@@ -75,6 +76,7 @@ def request_due(
     if not warehouse.warehouse().path.exists():
         return dg.SkipReason("no file was registered yet")
     grain, now = Grain(settings.events.grain), utc_now()
+    healed = sum(report_again(instance, settings, layer, warehouse) for layer in plan.LAYERS)
     with warehouse.reading() as connection:
         for layer in plan.LAYERS:
             due = plan.plan(connection, settings, layer, now)
@@ -87,7 +89,8 @@ def request_due(
                     tags=range_tags(grain.key(due[0].partition), grain.key(due[-1].partition)),
                 )
         mark = ledger.watermark(connection, settings)
-    return dg.SkipReason(f"nothing is due; watermark {mark or 'none yet'}")
+    told = f"; recorded {healed} partitions of a run that died" if healed else ""
+    return dg.SkipReason(f"nothing is due; watermark {mark or 'none yet'}{told}")
 
 
 def only_due(settings: PipelineSettings, layer: plan.Layer) -> dict[str, object]:

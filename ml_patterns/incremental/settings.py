@@ -44,6 +44,17 @@ class EventsSettings(Settings):
         default=timedelta(minutes=10),
         description="How far ahead of our clock an event time may be before it counts as future.",
     )
+    max_rows_per_run: int | None = Field(
+        default=None,
+        ge=1,
+        description="A run that would read more accepted rows is stopped before it starts.",
+    )
+    max_too_late_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of rows that may come too late before `arrives_within_grace` warns.",
+    )
 
     @field_validator("timezone")
     @classmethod

@@ -66,7 +66,6 @@ def make_settings(
     features: str = FEATURES,
     window: int = 3,
     label_columns: Sequence[str] = ("labelled", "positives"),
-    max_rows_per_run: int | None = None,
     **events: Any,
 ) -> PipelineSettings:
     """Settings of a pipeline `shop`; its SQL and its `landed/` folder are in the folder given."""

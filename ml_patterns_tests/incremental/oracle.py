@@ -189,13 +189,15 @@ def total(values: list[int | None]) -> int | None:
 
 def content(entry: Row) -> str:
     """The text by which ties are broken: all columns, as the database writes them."""
-    texts = []
-    for name in COLUMNS:
-        value = entry[name]
-        texts.append("NULL" if value is None else str(value).lower() if value in (True, False)
-                     and name == "label" else f"'{value}'" if isinstance(value, datetime)
-                     else str(value))  # fmt: skip
-    return f"({', '.join(texts)})"
+    return f"({', '.join(text(entry[name]) for name in COLUMNS)})"
+
+
+def text(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, datetime) else str(value)
 
 
 def rank(entry: Row) -> tuple[Any, ...]:
@@ -203,6 +205,5 @@ def rank(entry: Row) -> tuple[Any, ...]:
 
 
 def ordered(table: Table) -> Table:
-    """As SQL orders it: nothing comes last."""
-    return sorted(table, key=lambda line: [(value is None, value or 0) if not isinstance(
-        value, str | datetime) else (False, value) for value in line])  # fmt: skip
+    """In one order, whatever is NULL."""
+    return sorted(table, key=lambda line: [(value is None, str(value)) for value in line])

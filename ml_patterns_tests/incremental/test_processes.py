@@ -123,9 +123,9 @@ def test_a_process_that_holds_the_file_is_waited_for_and_then_named(shop: Shop) 
     impatient = Warehouse(
         shop.warehouse.path, timedelta(seconds=20), pauses.append, lambda: float(next(clock))
     )
-    with pytest.raises(WarehouseBusyError, match=rf"held by process {holder.pid} \(.*python"):
-        with impatient.connect():
-            pass
+    named = rf"held by process {holder.pid} \(.*python"
+    with pytest.raises(WarehouseBusyError, match=named), impatient.connect():
+        pass
     assert len(pauses) == 19
     assert max(pauses) <= 0.5
 

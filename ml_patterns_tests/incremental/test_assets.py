@@ -1,0 +1,196 @@
+"""The room in Dagster: what is recorded, what is healed, what the sensors ask for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ml_patterns.base import utc_now
+from ml_patterns.incremental import assets, checks, sensors
+from ml_patterns.incremental.build import build
+from ml_patterns.partitions import range_tags
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, row
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+FEATURES = dg.AssetKey(["shop", "event_features"])
+AGGREGATES = dg.AssetKey(["shop", "event_aggregates"])
+
+
+class Platform:
+    """Definitions of the room alone, on an instance of its own."""
+
+    def __init__(self, shop: Shop, instance: dg.DagsterInstance) -> None:
+        self.shop, self.instance = shop, instance
+        self.warehouse = WarehouseResource(database=str(shop.warehouse.path))
+        self.resources: dict[str, Any] = {
+            "warehouse": self.warehouse,
+            "operational": OperationalResource(url=f"sqlite:///{shop.folder}/state.sqlite"),
+        }
+
+    def run(self, *keys: dg.AssetKey, hours: tuple[int, int] | None = None, **more: Any) -> Any:
+        tags = {}
+        if hours:
+            first, last = (f"{START + hour * HOUR:%Y-%m-%d-%H:%M}" for hour in hours)
+            tags = range_tags(first, last)
+        chosen = [
+            *assets.build_assets(self.shop.settings),
+            *checks.build_checks(self.shop.settings),
+        ]
+        return dg.materialize(
+            chosen, selection=dg.AssetSelection.assets(*keys), instance=self.instance, resources=self.resources,
+            tags=tags, raise_on_error=False, **more,
+        )  # fmt: skip
+
+    def told(self, key: dg.AssetKey) -> list[str]:
+        return sorted(self.instance.get_materialized_partitions(key))
+
+
+@pytest.fixture
+def platform(shop: Shop) -> Iterator[Platform]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Platform(shop, instance)
+
+
+def ingest(platform: Platform) -> Any:
+    return platform.run(dg.AssetKey(["shop", "event_files"]))
+
+
+def test_a_range_is_built_in_one_run_and_told_partition_by_partition(platform: Platform) -> None:
+    platform.shop.land("a.parquet", [row(str(n), n / 2) for n in range(12)])
+    assert ingest(platform).success
+    assert platform.told(dg.AssetKey(["shop", "landed_events"])) == [
+        f"2026-06-01-0{hour}:00" for hour in range(6)
+    ]
+    assert platform.run(AGGREGATES, FEATURES, hours=(0, 5)).success
+    for key in (AGGREGATES, FEATURES):
+        assert len(platform.told(key)) == 6
+    record = platform.instance.get_latest_materialization_event(FEATURES)
+    assert record
+    assert record.asset_materialization
+    metadata = {k: v.value for k, v in record.asset_materialization.metadata.items()}
+    assert metadata["rows_in"] == metadata["kept"] == metadata["dagster/partition_row_count"] == 2
+    assert {"superseded", "duplicate", "scanned", "seconds", "generation"} <= set(metadata)
+    assert platform.instance.get_dynamic_partitions("shop_region") == ["eu"]
+
+
+def test_a_bad_file_is_a_warning_and_the_run_goes_on(platform: Platform) -> None:
+    platform.shop.land("a.parquet", [row("1", 0)])
+    (platform.shop.landed / "b.parquet").write_bytes(b"no parquet")
+    result = ingest(platform)
+    assert result.success
+    evaluations = {e.check_name: e for e in result.get_asset_check_evaluations()}
+    assert not evaluations["every_file_readable"].passed
+    materialized = result.asset_materializations_for_node("shop__event_files")[-1]
+    assert "b.parquet" in str(materialized.metadata["unreadable_files"].value)
+
+
+def test_a_run_over_the_budget_fails_with_its_sentence(platform: Platform) -> None:
+    platform.shop.change(max_rows_per_run=1)
+    platform.shop.land("a.parquet", [row("1", 0), row("2", 1)])
+    ingest(platform)
+    result = platform.run(AGGREGATES, hours=(0, 1))
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "max_rows_per_run 1" in str(failure.event_specific_data)
+    assert platform.told(AGGREGATES) == []
+
+
+def test_partitions_of_a_run_that_died_are_told_without_computing_them_again(
+    platform: Platform,
+) -> None:
+    """Committed, and killed before Dagster heard of it."""
+    shop = platform.shop
+    shop.land("a.parquet", [row("1", 0), row("2", 1)])
+    ingest(platform)
+    shop.build("aggregates")
+    for _ in range(2):
+        request = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+        assert isinstance(request, dg.RunRequest)
+        assert request.asset_selection == [FEATURES]
+        assert platform.told(AGGREGATES) == ["2026-06-01-00:00", "2026-06-01-01:00"]
+    events = platform.instance.fetch_materializations(AGGREGATES, limit=99).records
+    assert len(events) == 2, "told once"
+    assert shop.query("SELECT max(generation) FROM shop.partition_state") == [(1,)]
+
+
+def test_a_recomputed_partition_of_a_run_that_died_is_told_again(platform: Platform) -> None:
+    shop = platform.shop
+    shop.land("a.parquet", [row("1", 0), row("2", 1)])
+    ingest(platform)
+    assert platform.run(AGGREGATES, FEATURES, hours=(0, 1)).success
+    with shop.connect() as connection:
+        list(build(connection, shop.settings, "features", [START], utc_now))
+    healed = assets.report_again(platform.instance, shop.settings, "features", platform.warehouse)
+    assert healed == 1
+    assert (
+        assets.report_again(platform.instance, shop.settings, "features", platform.warehouse) == 0
+    )
+
+
+def test_the_sensor_asks_for_exactly_what_the_plan_says(platform: Platform) -> None:
+    shop = platform.shop
+    assert isinstance(
+        sensors.request_due(platform.instance, shop.settings, platform.warehouse), dg.SkipReason
+    )
+    shop.land("a.parquet", [row(str(n), n) for n in range(4)])
+    ingest(platform)
+    request = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+    assert isinstance(request, dg.RunRequest)
+    assert request.asset_selection == [AGGREGATES]
+    tags = range_tags("2026-06-01-00:00", "2026-06-01-03:00")
+    assert {key: request.tags[key] for key in tags} == tags
+    again = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+    assert isinstance(again, dg.RunRequest)
+    assert again.run_key == request.run_key, "the same due partitions, the same request"
+    for layer in (AGGREGATES, FEATURES):
+        name = "shop__" + layer.path[-1]
+        config = {"ops": {name: {"config": {"only_due": True}}}}
+        assert platform.run(layer, hours=(0, 3), run_config=config).success
+    done = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+    assert isinstance(done, dg.SkipReason)
+    assert "nothing is due" in (done.skip_message or "")
+
+
+def test_a_run_of_due_partitions_leaves_the_others_alone(platform: Platform) -> None:
+    shop = platform.shop
+    shop.land("a.parquet", [row(str(n), n) for n in range(4)])
+    ingest(platform)
+    platform.run(AGGREGATES, hours=(0, 3))
+    shop.land("b.parquet", [row("late", 2.5)])
+    ingest(platform)
+    config = {"ops": {"shop__event_aggregates": {"config": {"only_due": True}}}}
+    assert platform.run(AGGREGATES, hours=(0, 3), run_config=config).success
+    generations = shop.query(
+        "SELECT generation FROM shop.partition_state WHERE layer = 'aggregates' ORDER BY ALL"
+    )
+    assert generations == [(1,), (1,), (1,), (2,)]
+
+
+def test_the_daily_checks_run_by_themselves_and_see_sabotage(platform: Platform) -> None:
+    shop = platform.shop
+    shop.land("a.parquet", [row(str(n), n) for n in range(8)])
+    shop.catch_up()
+    chosen = checks.daily_checks(shop.settings)
+    assert {key.name for key in chosen} == {
+        "no_gaps", "event_ids_have_one_time", "matches_full_recompute",
+    }  # fmt: skip
+
+    def verdicts() -> dict[str, bool]:
+        result = dg.materialize(
+            [*assets.build_assets(shop.settings), *checks.build_checks(shop.settings)],
+            selection=dg.AssetSelection.checks(*chosen),
+            instance=platform.instance,
+            resources=platform.resources,
+        )
+        return {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
+
+    assert set(verdicts().values()) == {True}
+    with shop.connect() as connection:
+        connection.execute("UPDATE shop.event_features SET amount = 0")
+        connection.execute("UPDATE shop.partition_state SET events = NULL WHERE layer = 'features' "
+                           f"AND partition_start = '{START}'")  # fmt: skip
+    assert verdicts() == {
+        "no_gaps": False, "event_ids_have_one_time": True, "matches_full_recompute": False,
+    }  # fmt: skip
