@@ -154,6 +154,10 @@ def test_a_whole_run_ends_with_nothing_due(materialized: Run) -> None:
             "deploy", "review", "reject",
         }  # fmt: skip
         assert materialized("ml-patterns", "plan", "deliveries").returncode == 0
+        status = json.loads(materialized("ml-patterns", "status", "deliveries", "--json").stdout)
+        assert status["champions"] == 3
+        waiting = [entry for entry in status["findings"] if entry["subject"] == "review"]
+        assert {entry["sentence"].split()[0] for entry in waiting} == {"eu", "canada", "oceania"}
         strict = materialized(
             "ml-patterns", "run", "deliveries", "--steps", "ingest", "--fail-on", "reject"
         )
