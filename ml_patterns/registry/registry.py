@@ -19,7 +19,8 @@ from ml_patterns.errors import ConflictError, StaleDecisionError, UserError
 from ml_patterns.registry import reviews as review_steps
 from ml_patterns.registry import tables
 from ml_patterns.registry.champions import install, verify
-from ml_patterns.registry.journal import GATE, RegionLock, named
+from ml_patterns.registry.decisions import record
+from ml_patterns.registry.journal import RegionLock, named
 from ml_patterns.registry.reads import RegistryReads
 from ml_patterns.registry.records import (
     AuditRow,
@@ -42,12 +43,6 @@ __all__ = [
     "Review",
     "Verdict",
 ]
-
-_AFTER_VERDICT = {
-    Verdict.DEPLOY: "approved",
-    Verdict.REVIEW: "pending_review",
-    Verdict.REJECT: "rejected",
-}
 
 
 class Registry(RegistryReads):
@@ -108,81 +103,17 @@ class Registry(RegistryReads):
         Raises:
             StaleDecisionError: the champion that the version was judged against serves no more.
         """
-        verdict = Verdict(verdict)
-        policy_hash = policy.fingerprint()
         with self._locked(version.pipeline, version.region) as lock:
-            if lock.generation != champion_generation:
-                raise StaleDecisionError(
-                    f"{version.region} version {version.number} was judged against champion "
-                    f"generation {champion_generation}, but it is {lock.generation} now; judge "
-                    "it again"
-                )
-            bound = {
-                "artifact": version.artifact,
-                "policy_hash": policy_hash,
-                "test_fingerprint": test_fingerprint,
-                "champion_generation": champion_generation,
-            }
-            review_steps.void_outdated(lock, bound)
-            values: dict[str, Any] = {
-                "pipeline": version.pipeline,
-                "region": version.region,
-                "version": version.number,
-                "verdict": str(verdict),
-                "reason": reason,
-                "evidence": evidence,
-                "policy": policy.model_dump(mode="json"),
-                "policy_hash": policy_hash,
-                "test_fingerprint": test_fingerprint,
-                "champion_generation": champion_generation,
-                "decided_at": lock.now,
-            }
-            decision_id = lock.connection.scalars(
-                sa.insert(tables.decisions).values(values).returning(tables.decisions.c.id)
-            ).one()
-            serves = lock.version == version.number
-            if serves:
-                # A champion that is judged again keeps serving: taking it away is a rollback.
-                lock.record(
-                    version.number,
-                    action="judged",
-                    from_state="champion",
-                    to_state="champion",
-                    actor=GATE,
-                    reason=f"{verdict}: {reason}",
-                )
-            else:
-                lock.move(version.number, "evaluated", action="judged", actor=GATE, reason=reason)
-                lock.move(
-                    version.number,
-                    _AFTER_VERDICT[verdict],
-                    action=f"verdict_{verdict}",
-                    actor=GATE,
-                    reason=reason,
-                )
-                if verdict is Verdict.REVIEW:
-                    review_steps.open_review(
-                        lock,
-                        version,
-                        decision_id=decision_id,
-                        policy=policy,
-                        test_fingerprint=test_fingerprint,
-                        champion_generation=champion_generation,
-                    )
-            if verdict is not Verdict.DEPLOY:
-                asked = "rejected" if verdict is Verdict.REJECT else "review_requested"
-                lock.notify(
-                    "champion_in_doubt" if serves else asked,
-                    (decision_id, version.artifact),
-                    {
-                        "decision": decision_id,
-                        "version": version.number,
-                        "verdict": str(verdict),
-                        "reason": reason,
-                    },
-                )
-            values["verdict"] = verdict
-            return DecisionRecord(id=decision_id, **values)
+            return record(
+                lock,
+                version,
+                verdict=Verdict(verdict),
+                reason=reason,
+                evidence=evidence,
+                policy=policy,
+                test_fingerprint=test_fingerprint,
+                champion_generation=champion_generation,
+            )
 
     # Champions
 
