@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ml_patterns.circuit_breaker.control import status
 from ml_patterns.circuit_breaker.store import OperationalStore
 from ml_patterns.storage.operational import engine_for
@@ -30,25 +32,27 @@ dg.materialize([asks])
 """
 
 
-def test_a_cancelled_run_opens_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "cancel", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_cancelled_run_opens_nothing(tmp_path: Path, cancel: signal.Signals) -> None:
     """`fail_max` is 1: one counted failure would open the circuit."""
     url = f"sqlite:///{tmp_path / 'state.sqlite'}"
     engine = engine_for(url)
-    for cancel in (signal.SIGINT, signal.SIGTERM):
-        with serve_models(always("hang")) as server:
-            run = subprocess.Popen(
-                [sys.executable, "-c", RUN, url, server.url],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            try:
-                await_that(lambda server=server: server.under_way == 1)  # type: ignore[misc]
-                run.send_signal(cancel)
-                _, told = run.communicate(timeout=60)
-            finally:
-                run.kill()
-                run.wait()
-        assert "Interrupted" in told or "KeyboardInterrupt" in told
-        assert OperationalStore(engine).read("server").state == "closed"
+    with serve_models(always("hang")) as server:
+        run = subprocess.Popen(
+            [sys.executable, "-c", RUN, url, server.url],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            await_that(lambda: server.under_way == 1)
+            run.send_signal(cancel)
+            _, told = run.communicate(timeout=60)
+        finally:
+            run.kill()
+            run.wait()
+    assert "Interrupted" in told or "KeyboardInterrupt" in told
+    assert OperationalStore(engine).read("server").state == "closed"
     assert status(engine) == []

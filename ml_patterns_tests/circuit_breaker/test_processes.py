@@ -12,7 +12,7 @@ from ml_patterns.storage.operational import engine_for
 from ml_patterns_tests.circuit_breaker.fleet import CACHED, FAIL_MAX, running_fleet
 from ml_patterns_tests.circuit_breaker.model_server import Rows, serve_models
 
-SIZES = [1, 4, pytest.param(16, marks=pytest.mark.slow)]
+SIZES = [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
 
 
 def await_that(condition: Callable[[], bool], seconds: float = 60.0) -> None:
