@@ -4,6 +4,7 @@ Belongs here: the assets, thin. Does not: asking and storing (`external.py`), re
 (`steps.py`).
 """
 
+from collections import Counter
 from datetime import date
 from typing import Any
 
@@ -22,6 +23,8 @@ from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
 GROUP = "retry"
+_ATTEMPTS = "attempts"
+"""HTTP requests for a day, those of earlier tries of the step included."""
 
 
 def external_key(settings: PipelineSettings, external: ExternalSettings) -> dg.AssetKey:
@@ -64,6 +67,7 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
         told: dict[str, dict[str, Any]] = {}
         refused: list[str] = []
         with http_session() as session:
+            spent = _spent_before(context, key)
             for partition in _unanswered(context, key):
                 tally = Tally()
                 try:
@@ -78,6 +82,13 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     rows = select_rows(external, response.body)
                 except GaveUpError as error:
                     # The next day would meet the same upstream: later, all that is missing.
+                    context.log_event(
+                        dg.AssetObservation(
+                            key,
+                            partition=partition,
+                            metadata={_ATTEMPTS: tally.attempts, "reason": str(error)},
+                        )
+                    )
                     _report_days(context, key, told)
                     raise_for_later(
                         retry, context.retry_number, f"{partition}: {error}", error.retry_after
@@ -89,7 +100,7 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     store(connection, settings.name, external, [(response, rows)])
                 told[partition] = {
                     "dagster/partition_row_count": rows.num_rows,
-                    "attempts": tally.attempts,
+                    _ATTEMPTS: spent[partition] + tally.attempts,
                     "seconds_waited": round(tally.waited, 3),
                     "step_retry": context.retry_number,
                     "fingerprint": response.fingerprint,
@@ -110,6 +121,22 @@ def _report_days(
     """Materializes the days that are there although the step is going to fail."""
     for partition, metadata in told.items():
         context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+
+
+def _spent_before(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Counter[str]:
+    """Day -> attempts that earlier tries of this step made in vain."""
+    spent = Counter[str]()
+    if context.retry_number:
+        keys = list(context.partition_keys)
+        records = context.instance.fetch_observations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=keys),
+            limit=10 * len(keys),
+        ).records
+        for record in records:
+            observed = record.asset_observation
+            if observed and record.run_id == context.run.run_id and record.partition_key:
+                spent[record.partition_key] += int(str(observed.metadata[_ATTEMPTS].value))
+    return spent
 
 
 def _unanswered(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
