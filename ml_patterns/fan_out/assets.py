@@ -5,17 +5,18 @@ check evaluation. Does not: training and judging (`fleet.py`), promoting (`branc
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import dagster as dg
 
 from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
 from ml_patterns.dagster_internals import latest_target
 from ml_patterns.errors import UserError
-from ml_patterns.fan_out.batch import nothing_to_train, read_batch, retired_among
-from ml_patterns.fan_out.fleet import Fleet, RegionResult
+from ml_patterns.fan_out.batch import nothing_to_train, read_batch
+from ml_patterns.fan_out.fleet import Fleet, RegionResult, Status
 from ml_patterns.fan_out.leaderboard import (
     Entry,
     entries,
@@ -26,7 +27,7 @@ from ml_patterns.fan_out.leaderboard import (
 from ml_patterns.fan_out.picture import as_markdown, leaderboard_svg
 from ml_patterns.fan_out.pool import Work, train_job
 from ml_patterns.partitions import region_partitions
-from ml_patterns.registry.regions import known_regions
+from ml_patterns.registry.regions import known_regions, retired_among
 from ml_patterns.registry.registry import Registry, Verdict
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import (
@@ -105,13 +106,15 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         fleet = Fleet(registry, artifacts.root)
-        results = fleet.train(batch, force=config.force, work=work)
-        counts = Counter(result.status for result in results)
+        ends = []
+        with closing(fleet.train(batch, force=config.force, work=work)) as results:
+            for result in results:
+                yield from _report(context, settings, key, result)
+                ends.append(_End.of(result))
+        counts = Counter(end.status for end in ends)
         context.log.info(", ".join(f"{count} {status}" for status, count in counts.items()))
-        for result in results:
-            yield from _report(context, settings, key, result)
         yield dg.Output(None, output_name=spec.get_python_identifier())
-        _raise_if_failed(results)
+        _raise_if_failed(sorted(ends))
 
     return _regional_model
 
@@ -249,27 +252,40 @@ def _metadata(result: RegionResult) -> dict[str, Any]:
     return metadata
 
 
-def _raise_if_failed(results: list[RegionResult]) -> None:
+@dataclass(frozen=True, order=True)
+class _End:
+    """What is kept of a result when it is reported: a large batch's evidence would fill memory."""
+
+    region: str
+    status: Status
+    reason: str
+    rejection: str
+
+    @classmethod
+    def of(cls, result: RegionResult) -> Self:
+        decision, rejection = result.decision, ""
+        if decision and decision.verdict is Verdict.REJECT:
+            rejection = f"version {decision.version} was rejected: {decision.reason}"
+        return cls(result.region, result.status, result.reason, rejection)
+
+
+def _raise_if_failed(ends: Sequence[_End]) -> None:
     """Fails the run when all is recorded, so that nothing is lost and nothing hides."""
-    failed = [result for result in results if result.status == "failed"]
+    failed = [end for end in ends if end.status == "failed"]
     if failed:
-        listed = "; ".join(f"{result.region}: {result.reason}" for result in failed)
+        listed = "; ".join(f"{end.region}: {end.reason}" for end in failed)
         raise dg.Failure(
-            f"{len(failed)} of {len(results)} regions failed, the others are done; run the same "
+            f"{len(failed)} of {len(ends)} regions failed, the others are done; run the same "
             f"range again to train only these. {listed}",
             allow_retries=False,
         )
-    if len(results) == 1:
-        _raise_if_alone(results[0])
+    if len(ends) == 1:
+        _raise_if_alone(ends[0])
 
 
-def _raise_if_alone(result: RegionResult) -> None:
+def _raise_if_alone(end: _End) -> None:
     """Who asks for one region by name gets an exit code: 1 for no model or a rejected one."""
-    if result.status == "none":
-        raise dg.Failure(f"region {result.region} has {result.reason}", allow_retries=False)
-    if result.decision and result.decision.verdict is Verdict.REJECT:
-        raise dg.Failure(
-            f"region {result.region} version {result.decision.version} was rejected: "
-            f"{result.decision.reason}",
-            allow_retries=False,
-        )
+    if end.status == "none":
+        raise dg.Failure(f"region {end.region} has {end.reason}", allow_retries=False)
+    if end.rejection:
+        raise dg.Failure(f"region {end.region} {end.rejection}", allow_retries=False)

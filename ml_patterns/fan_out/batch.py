@@ -7,26 +7,25 @@ Belongs here: reading the batch, the choice per region, the jobs. Does not: the 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.cold_start import Choice, Standing, choose
 from ml_patterns.fan_out.pool import Job, Member
+from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.fan_out.split import between
 from ml_patterns.fan_out.training import REGION_COLUMN, usable_rows
 from ml_patterns.fan_out.unchanged import member_key, training_key
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import watermark
-from ml_patterns.registry import tables
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.card import Window
 from ml_patterns.storage.features import FeatureColumn, feature_columns, read_features
-from ml_patterns.storage.operational import reading
 
 
 @dataclass(frozen=True)
@@ -148,6 +147,20 @@ class Batch:
         )
 
 
+def batches(regions: Sequence[str], settings: TrainingSettings) -> list[list[str]]:
+    """Cuts a fleet into runs of at most `training.regions_per_run` regions, as even as can be.
+
+    A run covers a range of partition keys, so the regions are to come in the order of Dagster's
+    dynamic partitions. The pooled model, where a run needs it, is trained once in each run.
+
+    Returns:
+        The regions in their order, none twice; no runs for no regions.
+    """
+    runs = -(-len(regions) // settings.regions_per_run)
+    bounds = [len(regions) * number // runs for number in range(runs + 1)] if runs else []
+    return [list(regions[start:end]) for start, end in pairwise(bounds)]
+
+
 def read_batch(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, regions: Sequence[str]
 ) -> Batch:
@@ -218,14 +231,3 @@ def nothing_to_train(settings: PipelineSettings, regions: Sequence[str]) -> Noth
         f"region{plural} {named} of pipeline {settings.name} {verb} no labelled features yet; "
         f"materialize {settings.name}/event_features first, or correct the region's name"
     )
-
-
-def retired_among(engine: sa.Engine, pipeline: str, regions: Sequence[str]) -> list[str]:
-    """Those of the regions that a tombstone keeps from being trained."""
-    table = tables.regions
-    query = sa.select(table.c.region).where(
-        table.c.pipeline == pipeline, table.c.retired_at.is_not(None)
-    )
-    with reading(engine) as connection:
-        retired = set(connection.scalars(query))
-    return [region for region in regions if region in retired]

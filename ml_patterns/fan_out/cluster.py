@@ -13,7 +13,7 @@ import logging
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -52,7 +52,7 @@ class _Running:
 
 def train_on_cluster(
     jobs: Sequence[Job], *, workers: int, timeout: timedelta, work: Work = train_job
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Trains every job and yields what became of each region, in the order they finish.
 
     No more jobs are sent than the cluster has threads, so a worker's death or end touches one job

@@ -3,13 +3,15 @@
 Belongs here: the order of things: skip what has not changed, train, register, probe, judge. Does
 not: each of them (`batch.py`, `pool.py`, `registry/`, `branching/gate.py`), Dagster (`assets.py`).
 
-A version is registered the moment its worker is done, so that a run that is killed later loses
-nothing: the next one finds the version by its training key and only judges it.
+A version is registered as soon as its worker is done (and no other is just being judged), so that a
+run that is killed later loses next to nothing: the next one finds the version by its training key
+and only judges it.
 """
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +20,13 @@ import pandas as pd
 
 from ml_patterns.branching.evidence import fingerprint
 from ml_patterns.branching.gate import Judgement, judge, judgement_of
-from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.probe import probe_artifacts
 from ml_patterns.errors import ArtifactError, MLPatternsError
 from ml_patterns.fan_out.batch import Batch
 from ml_patterns.fan_out.cluster import train_on_cluster
-from ml_patterns.fan_out.pool import Failed, Trained, Work, train_job, train_regions
-from ml_patterns.registry.registry import DecisionRecord, ModelVersion, Registry
+from ml_patterns.fan_out.cold_start import Choice
+from ml_patterns.fan_out.pool import Failed, Outcome, Trained, Work, train_job, train_regions
+from ml_patterns.registry.registry import Champion, DecisionRecord, ModelVersion, Registry
 from ml_patterns.storage.artifacts import Artifact, ArtifactStore
 from ml_patterns.storage.card import ModelCard
 
@@ -62,10 +64,16 @@ class RegionResult:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Where versions, verdicts and artifacts go."""
+    """Where versions, verdicts and artifacts go.
+
+    Attributes:
+        judged_together: versions that one clean process probes; starting one costs about a second
+            of processor time, and what waits for it is judged after the last worker is done.
+    """
 
     registry: Registry
     artifacts_root: str
+    judged_together: int = 32
 
     @property
     def artifacts(self) -> ArtifactStore:
@@ -79,70 +87,73 @@ class Fleet:
         force: bool = False,
         data_checks: Mapping[str, bool | None] | None = None,
         work: Work = train_job,
-    ) -> list[RegionResult]:
+    ) -> Generator[RegionResult, None, None]:
         """Trains what changed and judges what has no verdict that still holds.
+
+        A version is judged while others are still being trained: what is done is on record, and
+        the machine's cores are not idle at the end. A clean process probes a few dozen at a time.
 
         Args:
             force: train what has not changed, too.
             data_checks: results of the data's checks, for the gate's evidence.
 
-        Returns:
-            One result per region of the batch, in its order. Failures are results.
+        Yields:
+            One result per region of the batch, as they come. Failures are results.
         """
-        pipeline = batch.settings.name
-        champions = {each.region: each for each in self.registry.champions(pipeline)}
+        champions = {each.region: each for each in self.registry.champions(batch.settings.name)}
         choices = batch.choices(set(champions))
+        for region, choice in choices.items():
+            if choice.kind in ("incumbent", "none"):
+                yield self._untrained(batch, region, choice, champions.get(region))
         keys = batch.training_keys(choices)
-        known = {} if force else self._known(pipeline, keys)
-        versions: dict[str, ModelVersion] = dict(known)
-        work_of: dict[str, Trained] = {}
-        failures: dict[str, str] = {}
+        known = {} if force else self._known(batch.settings.name, keys)
         todo = {region: choices[region] for region in keys if region not in known}
+        judges = _Judges(self, batch, choices, data_checks or {})
+        trained: dict[str, tuple[ModelVersion, Trained | None]] = {}
+        outcomes = self._outcomes(batch, todo, work)
+        with closing(outcomes):
+            for outcome in outcomes:
+                if isinstance(outcome, Failed):
+                    rows = batch.regions[outcome.region].standing.rows
+                    yield RegionResult(outcome.region, "failed", outcome.reason, rows)
+                    continue
+                trained[outcome.region] = self._registered(batch, outcome), outcome
+                if len(trained) == self.judged_together:
+                    yield from judges.judged(trained)
+                    trained = {}
+        unchanged = {region: (version, None) for region, version in known.items()}
+        yield from judges.judged({**trained, **unchanged})
+
+    def _outcomes(
+        self, batch: Batch, todo: Mapping[str, Choice], work: Work
+    ) -> Generator[Outcome, None, None]:
+        """Trains in the pool or on the cluster; ends it and its files, however this ends."""
+        training = batch.settings.training
+        spread = train_on_cluster if training.backend == "dask" else train_regions
         with tempfile.TemporaryDirectory(prefix="ml-patterns-") as folder:
             jobs = batch.jobs(todo, Path(folder), self.artifacts_root)
-            training = batch.settings.training
-            spread = train_on_cluster if training.backend == "dask" else train_regions
-            for outcome in spread(
-                jobs, workers=training.workers, timeout=training.region_timeout, work=work
-            ):
-                if isinstance(outcome, Failed):
-                    failures[outcome.region] = outcome.reason
-                    continue
-                work_of[outcome.region] = outcome
-                versions[outcome.region] = self.registry.register(
-                    pipeline=pipeline,
-                    region=outcome.region,
-                    artifact=outcome.artifact,
-                    kind=outcome.kind,
-                    training_key=outcome.training_key,
-                )
-        judged = self._judge(batch, versions, failures, data_checks or {})
-        results = []
-        for region, choice in choices.items():
-            rows = batch.regions[region].standing.rows
-            if region in failures:
-                reason = failures[region]
-                results.append(RegionResult(region, "failed", reason, rows, versions.get(region)))
-            elif region in versions:
-                card, judgement = judged[region]
-                results.append(
-                    RegionResult(
-                        region,
-                        "trained" if region in work_of else "unchanged",
-                        choice.reason,
-                        rows,
-                        versions[region],
-                        card,
-                        judgement,
-                        work_of.get(region),
-                    )
-                )
-            elif choice.kind == "incumbent":
-                serving = self.registry.version(pipeline, region, champions[region].version)
-                results.append(RegionResult(region, "incumbent", choice.reason, rows, serving))
-            else:
-                results.append(RegionResult(region, "none", choice.reason, rows))
-        return results
+            with closing(
+                spread(jobs, workers=training.workers, timeout=training.region_timeout, work=work)
+            ) as outcomes:
+                yield from outcomes
+
+    def _registered(self, batch: Batch, outcome: Trained) -> ModelVersion:
+        return self.registry.register(
+            pipeline=batch.settings.name,
+            region=outcome.region,
+            artifact=outcome.artifact,
+            kind=outcome.kind,
+            training_key=outcome.training_key,
+        )
+
+    def _untrained(
+        self, batch: Batch, region: str, choice: Choice, champion: Champion | None
+    ) -> RegionResult:
+        rows = batch.regions[region].standing.rows
+        if choice.kind == "incumbent" and champion:
+            serving = self.registry.version(batch.settings.name, region, champion.version)
+            return RegionResult(region, "incumbent", choice.reason, rows, serving)
+        return RegionResult(region, "none", choice.reason, rows)
 
     def _known(self, pipeline: str, keys: Mapping[str, str]) -> dict[str, ModelVersion]:
         """The versions that training again would only repeat."""
@@ -152,68 +163,87 @@ class Fleet:
         }
         return {region: version for region, version in found.items() if version}
 
-    def _judge(
-        self,
-        batch: Batch,
-        versions: Mapping[str, ModelVersion],
-        failures: dict[str, str],
-        data_checks: Mapping[str, bool | None],
-    ) -> dict[str, tuple[ModelCard, Judgement]]:
-        """Card and verdict of every version; one that cannot be judged becomes a failure."""
-        judged: dict[str, tuple[ModelCard, Judgement]] = {}
+
+@dataclass(frozen=True)
+class _Judges:
+    """The gate, for a few dozen versions of a batch at a time."""
+
+    fleet: Fleet
+    batch: Batch
+    choices: Mapping[str, Choice]
+    data_checks: Mapping[str, bool | None]
+
+    def judged(
+        self, versions: Mapping[str, tuple[ModelVersion, Trained | None]]
+    ) -> Iterator[RegionResult]:
+        """A result per version; one that cannot be judged is a failure."""
         waiting: dict[str, tuple[Artifact, pd.DataFrame]] = {}
-        for region, version in versions.items():
+        for region, (version, work) in versions.items():
             try:
-                artifact = self.artifacts.get(version.artifact)
+                artifact = self.fleet.artifacts.get(version.artifact)
             except ArtifactError as error:
-                failures[region] = f"{error}; train it again with force"
+                yield self._failed(version, f"{error}; train it again with force")
                 continue
-            test = batch.regions[region].slice(artifact.card.test)
-            settled = self._settled(version, test, batch.settings.gate, data_checks)
+            test = self.batch.regions[region].slice(artifact.card.test)
+            settled = self._settled(version, test)
             if settled:
-                judged[region] = artifact.card, settled
+                yield self._result(version, artifact.card, settled, work)
             else:
                 waiting[region] = artifact, test
         addresses = sorted({artifact.address for artifact, _ in waiting.values()})
-        probes = probe_artifacts(self.artifacts_root, addresses) if addresses else {}
+        probes = probe_artifacts(self.fleet.artifacts_root, addresses) if addresses else {}
         for region, (artifact, test) in waiting.items():
+            version, work = versions[region]
             try:
                 judgement = judge(
-                    version=versions[region],
+                    version=version,
                     artifact=artifact,
                     test=test,
-                    policy=batch.settings.gate,
-                    registry=self.registry,
-                    artifacts=self.artifacts,
+                    policy=self.batch.settings.gate,
+                    registry=self.fleet.registry,
+                    artifacts=self.fleet.artifacts,
                     probe=probes[artifact.address],
-                    data_checks=data_checks,
+                    data_checks=self.data_checks,
                 )
             except MLPatternsError as error:
-                failures[region] = f"version {versions[region].number} is not judged: {error}"
+                yield self._failed(version, f"version {version.number} is not judged: {error}")
             else:
-                judged[region] = artifact.card, judgement
-        return judged
+                yield self._result(version, artifact.card, judgement, work)
 
-    def _settled(
-        self,
-        version: ModelVersion,
-        test: pd.DataFrame,
-        policy: Policy,
-        data_checks: Mapping[str, bool | None],
-    ) -> Judgement | None:
+    def _failed(self, version: ModelVersion, reason: str) -> RegionResult:
+        rows = self.batch.regions[version.region].standing.rows
+        return RegionResult(version.region, "failed", reason, rows, version)
+
+    def _result(
+        self, version: ModelVersion, card: ModelCard, judgement: Judgement, work: Trained | None
+    ) -> RegionResult:
+        return RegionResult(
+            region=version.region,
+            status="trained" if work else "unchanged",
+            reason=self.choices[version.region].reason,
+            rows=self.batch.regions[version.region].standing.rows,
+            version=version,
+            card=card,
+            judgement=judgement,
+            work=work,
+        )
+
+    def _settled(self, version: ModelVersion, test: pd.DataFrame) -> Judgement | None:
         """The verdict that a version has, if it was reached on just this evidence.
 
         A version that has become the champion since is not judged again for that: there is nobody
         to compare it with.
         """
-        known = self.registry.latest_decision(version.pipeline, version.region, version.number)
+        registry, policy = self.fleet.registry, self.batch.settings.gate
+        known = registry.latest_decision(version.pipeline, version.region, version.number)
         if known is None or known.policy_hash != policy.fingerprint():
             return None
         if known.test_fingerprint != fingerprint(test):
             return None
-        if known.evidence["probe"] is None or known.evidence["data_checks"] != dict(data_checks):
+        evidence = known.evidence
+        if evidence["probe"] is None or evidence["data_checks"] != dict(self.data_checks):
             return None
-        champion = self.registry.champion(version.pipeline, version.region)
+        champion = registry.champion(version.pipeline, version.region)
         generation = champion.generation if champion else 0
         serves = champion is not None and champion.version == version.number
         if known.champion_generation != generation and not serves:

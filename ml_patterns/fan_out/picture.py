@@ -53,9 +53,9 @@ def leaderboard_svg(board: Sequence[Entry], policy: Policy) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def as_markdown(svg: str) -> str:
+def as_markdown(svg: str, name: str = "leaderboard") -> str:
     """The picture as the UI shows it: Markdown takes images, not SVG elements."""
-    return f"![leaderboard](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+    return f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
 def _values(entry: Entry) -> list[float]:

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -148,7 +148,7 @@ def _peak_mb() -> float:
 
 def train_regions(
     jobs: Sequence[Job], *, workers: int, timeout: timedelta, work: Work = train_job
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Trains every job and yields what became of each region, in the order they finish.
 
     No worker outlives the iteration, however it ends. A worker that raises, dies or takes longer

@@ -70,6 +70,11 @@ class TrainingSettings(Settings):
     region_timeout: Duration = Field(
         default=timedelta(minutes=10), description="Time after which a region's worker is ended."
     )
+    regions_per_run: int = Field(
+        default=1000,
+        ge=1,
+        description="Most regions that one run trains; a larger fleet is cut into even runs.",
+    )
     min_success: float = Field(
         default=0.0,
         ge=0,
@@ -80,6 +85,13 @@ class TrainingSettings(Settings):
         default=(), description="Regions without which the leaderboard does not succeed."
     )
     schedule: str = Field(default="0 6 * * 1", description="When the fleet is trained (cron, UTC).")
+    retrain_share: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of the feature rows that must have been rebuilt since the fleet was "
+        "last trained for the sensor to ask for a training between two schedules.",
+    )
 
     @field_validator("candidates")
     @classmethod

@@ -4,7 +4,7 @@ Belongs here: regions found in the data, and the tombstones of those that went a
 Dagster's dynamic partitions, which follow this table (`partitions.py` names them).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -49,6 +49,16 @@ def known_regions(engine: sa.Engine, pipeline: str) -> list[str]:
     )
     with reading(engine) as connection:
         return sorted(connection.scalars(query))
+
+
+def retired_among(engine: sa.Engine, pipeline: str, regions: Sequence[str]) -> list[str]:
+    """Those of the regions that a tombstone keeps from being trained, in their order."""
+    query = sa.select(table.c.region).where(
+        table.c.pipeline == pipeline, table.c.retired_at.is_not(None)
+    )
+    with reading(engine) as connection:
+        retired = set(connection.scalars(query))
+    return [region for region in regions if region in retired]
 
 
 def add_regions(

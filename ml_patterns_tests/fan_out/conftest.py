@@ -3,6 +3,7 @@
 Belongs here: frames as `read_features` returns them, and stores to put them in. Does not: promises.
 """
 
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from ml_patterns.fan_out.fleet import Fleet, RegionResult
 from ml_patterns.fan_out.pool import Work, train_job
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.incremental.settings import EventsSettings
-from ml_patterns.registry.registry import Registry
+from ml_patterns.registry.registry import DecisionRecord, ModelVersion, Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.features import FeatureColumn
 from ml_patterns.storage.operational import engine_for
@@ -73,7 +74,7 @@ def settings_for(**training: object) -> PipelineSettings:
             label_delay=timedelta(hours=1),
         ),
         training=TrainingSettings(
-            **{"max_rounds": 20, "min_rows": 200, "min_positives": 20, "workers": 2, **training}
+            **{"max_rounds": 20, "min_rows": 200, "min_positives": 20, "workers": 1, **training}
         ),
         gate=Policy(deploy_at=0.88, review_at=0.75),
     )
@@ -122,18 +123,48 @@ class House:
         """Replaces the features."""
         write_features(self.warehouse.path, *frames)
 
+    def newest(self, region: str) -> tuple[ModelVersion, DecisionRecord]:
+        """A region's newest version and the verdict on it."""
+        version = self.registry.latest("parcels", region)
+        return version, self.registry.latest_decision("parcels", region, version.number)
+
+    def promote_newest(self, region: str) -> None:
+        """Makes a region's newest version its first champion."""
+        version, decision = self.newest(region)
+        self.registry.promote(
+            version, expected_generation=0, decision=decision, actor="me", reason="test"
+        )
+
     def train(
         self, *regions: str, settings: PipelineSettings, force: bool = False, work: Work = train_job
     ) -> dict[str, RegionResult]:
         """Trains a batch, without Dagster."""
         with self.warehouse.connect(read_only=True) as connection:
             batch = read_batch(connection, settings, regions)
-        results = Fleet(self.registry, self.artifacts).train(batch, force=force, work=work)
-        assert [result.region for result in results] == list(regions)
+        results = list(Fleet(self.registry, self.artifacts).train(batch, force=force, work=work))
+        assert sorted(result.region for result in results) == sorted(regions), "each once"
         return {result.region: result for result in results}
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """Empty stores."""
+    return House(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def house_of_eu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which region eu was trained once; to be copied, not used."""
+    house = House(tmp_path_factory.mktemp("eu"))
+    house.holds(made_up("eu"))
+    (result,) = house.train("eu", settings=settings_for()).values()
+    assert result.status == "trained"
+    house.registry.engine.dispose()
+    return house.folder
+
+
+@pytest.fixture
+def trained(house_of_eu: Path, tmp_path: Path) -> House:
+    """Stores in which region eu has version 1, which may be deployed."""
+    shutil.copytree(house_of_eu, tmp_path, dirs_exist_ok=True)
     return House(tmp_path)

@@ -174,22 +174,18 @@ def test_a_region_gone_silent_is_observed_not_failed(
 
 
 def test_a_retired_region_is_skipped_and_keeps_its_champion(
-    instance: dg.DagsterInstance, house: House
+    instance: dg.DagsterInstance, trained: House
 ) -> None:
     """A tombstone ends the training of a region, not its service."""
-    engine = house.registry.engine
+    engine = trained.registry.engine
     add_regions(engine, "parcels", ["asia", "eu"])
-    house.holds(made_up("asia"), made_up("eu"))
-    first = house.train("asia", settings=SETTINGS)["asia"]
-    house.registry.promote(
-        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
-    )
-    house.holds(made_up("asia", 700), made_up("eu"))
-    retire_region(engine, "parcels", "asia")
+    trained.promote_newest("eu")
+    trained.holds(made_up("asia"), made_up("eu", 700))
+    retire_region(engine, "parcels", "eu")
 
-    assert run(instance, house, "asia", "eu").success
-    assert run(instance, house, "asia").success
+    assert run(instance, trained, "asia", "eu").success
+    assert run(instance, trained, "eu").success
 
-    assert instance.get_materialized_partitions(KEY) == {"eu"}
-    assert len(house.registry.versions("parcels", "asia")) == 1
-    assert house.registry.champion("parcels", "asia").version == 1
+    assert instance.get_materialized_partitions(KEY) == {"asia"}
+    assert len(trained.registry.versions("parcels", "eu")) == 1
+    assert trained.registry.champion("parcels", "eu").version == 1

@@ -19,6 +19,8 @@ distributed = pytest.importorskip(
     "distributed", reason="the Dask backend needs the package distributed: pip install distributed"
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -58,7 +60,6 @@ def test_the_same_artifacts_as_in_the_local_pool(tmp_path: Path, scheduler: str)
     assert remote == local
 
 
-@pytest.mark.slow
 def test_failures_are_named_and_cost_no_other_region_its_model(tmp_path: Path) -> None:
     """An exception, a killed worker and an endless one, on a cluster started for the batch."""
     regions = ["a", "killed", "b", "endless", "c", "raises", "d"]

@@ -1,13 +1,18 @@
 """From rows to verdicts: every region ends somewhere, and what has not changed is not repeated."""
 
+import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ml_patterns.branching.policy import Policy
 from ml_patterns.errors import NothingToTrainError
+from ml_patterns.fan_out.batch import read_batch
+from ml_patterns.fan_out.fleet import Fleet
 from ml_patterns.fan_out.pool import Job, Trained, train_job
 from ml_patterns.registry.records import Verdict
 from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
@@ -92,56 +97,72 @@ def test_a_batch_of_other_company_is_still_unchanged(house: House) -> None:
     assert len(house.registry.versions("parcels", "eu")) == 1
 
 
-def test_changed_rows_train_a_new_version_and_force_trains_anyway(house: House) -> None:
+def test_changed_rows_train_a_new_version_and_force_trains_anyway(trained: House) -> None:
     """Forced on the same rows, the artifact and so the version is the same."""
-    house.holds(made_up("eu"))
-    first = house.train("eu", settings=SETTINGS)["eu"]
-    forced = house.train("eu", settings=SETTINGS, force=True)["eu"]
-    house.holds(made_up("eu", 700))
-    changed = house.train("eu", settings=SETTINGS)["eu"]
+    first, _ = trained.newest("eu")
+    forced = trained.train("eu", settings=SETTINGS, force=True)["eu"]
+    trained.holds(made_up("eu", 700))
+    changed = trained.train("eu", settings=SETTINGS)["eu"]
 
-    assert (forced.status, forced.version.number) == ("trained", first.version.number)
-    assert (changed.status, changed.version.number) == ("trained", first.version.number + 1)
+    assert (forced.status, forced.version.number) == ("trained", first.number)
+    assert (changed.status, changed.version.number) == ("trained", first.number + 1)
 
 
-def test_a_new_policy_judges_again_without_training(house: House) -> None:
+def test_a_new_policy_judges_again_without_training(trained: House) -> None:
     """The model is the same; the verdict need not be."""
-    house.holds(made_up("eu"))
-    assert house.train("eu", settings=SETTINGS)["eu"].decision.verdict is Verdict.DEPLOY
+    assert trained.newest("eu")[1].verdict is Verdict.DEPLOY
     strict = SETTINGS.model_copy(update={"gate": Policy(deploy_at=0.999, review_at=0.998)})
 
-    judged = house.train("eu", settings=strict, work=must_not_train)["eu"]
+    judged = trained.train("eu", settings=strict, work=must_not_train)["eu"]
 
     assert (judged.status, judged.decision.verdict) == ("unchanged", Verdict.REJECT)
     assert judged.decision.evidence["probe"]["reproduces"] is True
 
 
-def test_a_champion_is_not_judged_again_for_having_become_one(house: House) -> None:
+def test_a_champion_is_not_judged_again_for_having_become_one(trained: House) -> None:
     """A promotion changes the generation that the decision was bound to, not the evidence."""
-    house.holds(made_up("eu"))
-    first = house.train("eu", settings=SETTINGS)["eu"]
-    house.registry.promote(
-        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
-    )
+    _, decision = trained.newest("eu")
+    trained.promote_newest("eu")
 
-    again = house.train("eu", settings=SETTINGS, work=must_not_train)["eu"]
+    again = trained.train("eu", settings=SETTINGS, work=must_not_train)["eu"]
 
-    assert again.decision == first.decision
+    assert again.decision == decision
 
 
-def test_a_region_that_fell_silent_keeps_its_champion(house: House) -> None:
+def waits_for_the_verdict_on_eu(job: Job) -> tuple[Trained, ...]:
+    """Trains region us only when a file says that eu is judged."""
+    while job.regions == ("us",) and not (Path(job.artifacts) / "eu_is_judged").exists():
+        time.sleep(0.01)
+    return train_job(job)
+
+
+def test_what_is_done_is_judged_while_others_are_still_being_trained(house: House) -> None:
+    """A verdict does not wait for the slowest region; here the slowest waits for the verdict."""
+    house.holds(made_up("eu", 700), made_up("us"), made_up("asia", 650))
+    settings = settings_for(region_timeout="60s")
+    with house.warehouse.connect(read_only=True) as connection:
+        batch = read_batch(connection, settings, ["eu", "us", "asia"])
+    fleet = Fleet(house.registry, house.artifacts, judged_together=1)
+    results = fleet.train(batch, work=waits_for_the_verdict_on_eu)
+
+    first = next(results)
+    assert (first.region, first.decision.verdict) == ("eu", Verdict.DEPLOY)
+    (Path(house.artifacts) / "eu_is_judged").touch()
+    second = next(results)
+    assert (second.region, second.status) == ("asia", "trained")
+    results.close()
+    assert not multiprocessing.active_children(), "a cancelled run leaves no worker behind"
+
+
+def test_a_region_that_fell_silent_keeps_its_champion(trained: House) -> None:
     """No rows of its own any more: what is deployed stays deployed."""
-    house.holds(made_up("eu"), made_up("us"))
-    first = house.train("eu", settings=SETTINGS)["eu"]
-    house.registry.promote(
-        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
-    )
-    house.holds(made_up("us"))
+    trained.promote_newest("eu")
+    trained.holds(made_up("us"))
 
-    found = house.train("eu", "us", settings=SETTINGS)["eu"]
+    found = trained.train("eu", "us", settings=SETTINGS)["eu"]
 
     assert (found.status, found.version.number) == ("incumbent", 1)
-    assert house.registry.champion("parcels", "eu").version == 1
+    assert trained.registry.champion("parcels", "eu").version == 1
 
 
 def test_regions_without_any_features_are_named_with_the_remedy(house: House) -> None:

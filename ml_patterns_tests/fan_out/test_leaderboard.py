@@ -50,17 +50,13 @@ def test_everybody_is_on_it_the_best_first(house: House) -> None:
     assert "- **asia**: its worker was killed" in markdown(board)
 
 
-def test_a_rejected_retraining_does_not_hide_the_champion(house: House) -> None:
+def test_a_rejected_retraining_does_not_hide_the_champion(trained: House) -> None:
     """The region's entry is what it serves, as long as that is the better one."""
-    house.holds(made_up("eu"))
-    first = house.train("eu", settings=SETTINGS)["eu"]
-    house.registry.promote(
-        first.version, expected_generation=0, decision=first.decision, actor="me", reason="test"
-    )
-    house.holds(made_up("eu", noise=0.45))
-    second = house.train("eu", settings=SETTINGS)["eu"]
+    trained.promote_newest("eu")
+    trained.holds(made_up("eu", noise=0.45))
+    second = trained.train("eu", settings=SETTINGS)["eu"]
 
-    (entry,) = board_of(house, "eu")
+    (entry,) = board_of(trained, "eu")
 
     assert (second.version.number, str(second.decision.verdict)) == (2, "reject")
     assert (entry.version, entry.verdict, entry.served_version) == (1, "deploy", 1)

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::dagster.PreviewWarning"),
 ]
 
-SETTINGS = settings_for(max_rounds=10, region_timeout="15s")
+SETTINGS = settings_for(workers=2, max_rounds=10, region_timeout="15s")
 SOUND = [f"region_{number:03d}" for number in range(95)]
 ODD = ["a_killed", "an_endless", "a_raising", "flat", "tiny"]
 FAILING = {"a_killed", "an_endless", "a_raising"}
@@ -90,7 +90,7 @@ def test_a_thousand_regions_in_one_run(house: House) -> None:
     """Every one has its materialization and its verdict."""
     regions = [f"region_{number:04d}" for number in range(1000)]
     house.holds(*(made_up(region, 120) for region in regions))
-    settings = settings_for(max_rounds=3, min_rows=50, min_positives=5)
+    settings = settings_for(workers=2, max_rounds=3, min_rows=50, min_positives=5)
 
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("parcels_region", regions)

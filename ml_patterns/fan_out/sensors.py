@@ -1,0 +1,110 @@
+"""What starts the fan-out by itself, between two schedules.
+
+Belongs here: the sensor's shell. Does not: how far features moved (`movement.py`), which regions a
+run gets (`batch.py`).
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ml_patterns.automation import sensor_status
+from ml_patterns.base import utc_now
+from ml_patterns.fan_out.batch import batches
+from ml_patterns.fan_out.movement import movement
+from ml_patterns.partitions import range_tags, region_partitions
+from ml_patterns.registry.regions import known_regions
+from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+
+def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
+    """The sensor that trains the fleet when its features have moved."""
+    pipeline, asked = settings.name, settings.training.retrain_share
+
+    @dg.sensor(
+        name=f"{pipeline}_retraining_sensor",
+        default_status=sensor_status(),
+        job_name=f"{pipeline}_training_job",
+        minimum_interval_seconds=60,
+        description=(
+            f"Trains the fleet when {asked:.0%} of its feature rows or more were rebuilt since it "
+            "was last trained (training.retrain_share); regions in which nothing changed are "
+            "skipped by the training."
+        ),
+    )
+    def retraining_sensor(
+        context: dg.SensorEvaluationContext,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
+    ) -> dg.SensorResult | dg.SkipReason:
+        for step in ("training", "build"):
+            running = dg.RunsFilter(job_name=f"{pipeline}_{step}_job", statuses=_UNFINISHED)
+            if context.instance.get_runs_count(running):
+                return dg.SkipReason(f"a run of {pipeline}_{step}_job is under way")
+        if not warehouse.warehouse().path.exists():
+            return dg.SkipReason("there are no features yet")
+        known = set(known_regions(operational.engine(), pipeline))
+        keys = context.instance.get_dynamic_partitions(region_partitions(settings).name or "")
+        regions = [key for key in keys if key in known]
+        if not regions:
+            return dg.SkipReason("no region is known yet")
+        since = trained_since(context.instance, dg.AssetKey([pipeline, "regional_model"]), regions)
+        with warehouse.reading() as connection:
+            found = movement(connection, pipeline, since)
+        told = f"{found.share:.0%} of the feature rows were rebuilt since {since or 'ever'}"
+        if found.share < asked:
+            return dg.SkipReason(f"{told}; training.retrain_share asks for {asked:.0%}")
+        context.log.info(told)
+        # A training that ends before it reports anything is asked for again, once an hour.
+        key = f"{found.fingerprint}-{utc_now():%Y%m%d%H}"
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(run_key=f"{key}-{number}", tags=range_tags(batch[0], batch[-1]))
+                for number, batch in enumerate(batches(regions, settings.training))
+            ]
+        )
+
+    return [retraining_sensor]
+
+
+def trained_since(
+    instance: dg.DagsterInstance, model_key: dg.AssetKey, regions: Sequence[str]
+) -> datetime | None:
+    """When the run started that is the newest training of the region trained longest ago (UTC).
+
+    What was built after it, no training of the whole fleet has seen; a region trained by itself
+    in between changes nothing about that. Regions that were never trained do not count: their rows
+    are new, and count as moved.
+
+    Returns:
+        None where no region was ever trained.
+    """
+    newest: dict[str, int] = {}
+    for type_ in (
+        dg.DagsterEventType.ASSET_MATERIALIZATION,
+        dg.DagsterEventType.ASSET_OBSERVATION,  # a training that gave no model
+    ):
+        for region, event in instance.get_latest_storage_id_by_partition(model_key, type_).items():
+            newest[region] = max(event, newest.get(region, -1))
+    trained = [region for region in regions if region in newest]
+    if not trained:
+        return None
+    oldest = min(trained, key=lambda region: newest[region])
+    asked = dg.AssetRecordsFilter(asset_key=model_key, asset_partitions=[oldest])
+    records = [
+        *instance.fetch_materializations(asked, limit=1).records,
+        *instance.fetch_observations(asked, limit=1).records,
+    ]
+    record = max(records, key=lambda record: record.storage_id)
+    run = instance.get_run_record_by_id(record.run_id)
+    started = run.start_time if run and run.start_time else record.timestamp
+    return datetime.fromtimestamp(started, UTC)
