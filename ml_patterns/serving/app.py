@@ -25,6 +25,7 @@ from ml_patterns.registry.registry import Registry
 from ml_patterns.serving import protocol
 from ml_patterns.serving.admission import Admission, Ticket
 from ml_patterns.serving.cache import ModelCache
+from ml_patterns.serving.connections import Lingering
 from ml_patterns.serving.errors import RequestError, too_large, unavailable
 from ml_patterns.serving.metrics import Metrics
 from ml_patterns.serving.middleware import NOTES, Doorkeeper
@@ -34,6 +35,7 @@ from ml_patterns.serving.settings import ServerSettings
 from ml_patterns.storage.artifacts import ArtifactStore
 
 _log = logging.getLogger("ml_patterns.serving")
+_LINGER_SECONDS = 2.0
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
 
@@ -78,6 +80,8 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
         metrics=metrics,
         token=settings.token.get_secret_value() if settings.token else None,
     )
+    # Added last, so outermost: it answers for the doorkeeper's refusals too.
+    app.add_middleware(Lingering, patience=_LINGER_SECONDS, most_bytes=settings.max_body_bytes)
     app.add_exception_handler(RequestError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(ClientDisconnect, _hung_up)
@@ -172,7 +176,9 @@ def _add_inference(
         model: str, number: str | None, body: bytes, json_length: str | None, notes: dict[str, Any]
     ) -> protocol.Answer:
         served = fleet.champion(model) if number is None else fleet.version(model, number)
-        request = protocol.read_request(body, json_length, settings.max_rows)
+        request = protocol.read_request(
+            body, json_length, settings.max_rows, columns=len(served.model.card.features)
+        )
         protocol.check_width(request.matrix, served)
         predictions = served.model.predict(request.matrix)
         metrics.rows.labels(model).inc(len(predictions))
@@ -264,9 +270,6 @@ def _follow(fleet: Fleet, settings: ServerSettings, stop: threading.Event) -> No
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    if error.status is HTTPStatus.REQUEST_TIMEOUT:
-        # What is still to come of the body has nowhere to go.
-        headers["Connection"] = "close"
     return JSONResponse({"error": str(error)}, error.status, headers)
 
 

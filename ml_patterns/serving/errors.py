@@ -8,11 +8,18 @@ from http import HTTPStatus
 
 from ml_patterns.errors import MLPatternsError
 
+_LONGEST_MESSAGE = 500
+
 
 class RequestError(MLPatternsError):
-    """A request that is not answered with predictions; the sentence goes to the client."""
+    """A request that is not answered with predictions; the sentence goes to the client.
+
+    It is cut where a stranger's name or shape would make it long.
+    """
 
     def __init__(self, status: HTTPStatus, message: str, retry_after: int | None = None) -> None:
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]}…"
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after

@@ -28,6 +28,8 @@ JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 _DATATYPES: dict[str, np.dtype[Any]] = {"FP64": np.dtype("<f8"), "FP32": np.dtype("<f4")}
 _LARGEST_SIZE = 2**31
+_LONGEST_LENGTH = 15
+_OTHER_COMMAS = 1000
 _NUMBERS = {float, int, type(None)}
 
 
@@ -53,18 +55,25 @@ class Answer:
     json_length: int | None
 
 
-def read_request(body: bytes, json_length: str | None, max_rows: int) -> InferenceRequest:
+def read_request(
+    body: bytes, json_length: str | None, max_rows: int, *, columns: int | None = None
+) -> InferenceRequest:
     """Reads the body of an inference request.
 
     Args:
         body: JSON, followed by binary tensor data where `json_length` says so.
         json_length: the value of the header Inference-Header-Content-Length, if any.
         max_rows: more rows are refused.
+        columns: the model's; with it, JSON that could hold more than `max_rows` rows of them is
+            refused before it is parsed.
 
     Raises:
         RequestError: 400 with what is wrong, 413 for too many rows.
     """
     text, rest = _split(body, json_length)
+    # Three bytes, "[],", become sixty-four in memory: bytes alone do not bound what JSON takes.
+    if columns is not None and text.count(b",") > max_rows * (columns + 1) + _OTHER_COMMAS:
+        raise too_large(f"the JSON has more values than {max_rows} rows of {columns} features")
     try:
         request = pydantic_core.from_json(text)
     except ValueError as error:
@@ -135,7 +144,12 @@ def check_width(matrix: np.ndarray, served: ServedModel) -> None:
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     if json_length is None:
         return body, memoryview(b"")
-    if not (json_length.isascii() and json_length.isdigit()) or int(json_length) > len(body):
+    if (
+        not (json_length.isascii() and json_length.isdigit())
+        # int() refuses thousands of digits with an error of its own.
+        or len(json_length) > _LONGEST_LENGTH
+        or int(json_length) > len(body)
+    ):
         raise bad_request(
             f"{JSON_LENGTH_HEADER} is {json_length!r}, but the body has {len(body)} bytes"
         )

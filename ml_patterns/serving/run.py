@@ -3,21 +3,19 @@
 Belongs here: starting, announcing and ending it. Does not: what it answers (`app.py`).
 """
 
-import asyncio
 import logging
 import signal
 import socket
 import sys
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ml_patterns.errors import SettingsError
 from ml_patterns.installation import Installation
 from ml_patterns.registry.registry import Registry
 from ml_patterns.serving.app import create_app
+from ml_patterns.serving.connections import impatient
 from ml_patterns.serving.settings import ServerSettings
 from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.operational import engine_for
@@ -41,7 +39,7 @@ def serve(settings: ServerSettings, installation: Installation) -> None:
     server = _AnnouncedServer(
         uvicorn.Config(
             app,
-            http=_impatient(settings.receive_timeout.total_seconds()),
+            http=impatient(settings.receive_timeout.total_seconds()),
             ws="none",
             backlog=_BACKLOG,
             log_config=None,
@@ -84,47 +82,6 @@ class _AnnouncedServer(uvicorn.Server):
         host, port = sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"listening on http://{shown}:{port}", flush=True)
-
-
-def _impatient(patience: float) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol, closing connections whose headers do not arrive in time.
-
-    uvicorn bounds idle connections only after their first answer; without this, connections that
-    send a header a minute (slowloris) would stay for ever.
-
-    Args:
-        patience: seconds from the connection, or a request's first byte, to its last header.
-    """
-
-    class ImpatientProtocol(HttpToolsProtocol):
-        _patience: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._wait()
-
-        def on_headers_complete(self) -> None:
-            self._stop_waiting()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
-
-        def _wait(self) -> None:
-            self._stop_waiting()
-            self._patience = self.loop.call_later(patience, self.transport.close)
-
-        def _stop_waiting(self) -> None:
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
-
-    return ImpatientProtocol
 
 
 def _log_to_stderr() -> None:
