@@ -156,9 +156,8 @@ def recompute_differences(
     table = f"{quoted(settings.name)}.{quoted('event_' + layer)}"
     columns = ", ".join(map(quoted, transformation.columns))
     for partition in loaded.counts:
-        path = loaded.direct.get(partition)
-        direct = path and loading.select_of_file(connection, settings, path)
-        transformation.run(connection, partition, direct)
+        file = loaded.direct.get(partition)
+        transformation.run(connection, partition, file.select if file else None)
         here = f"SELECT {columns} FROM {table} WHERE partition_start = ?"
         again = f"SELECT {columns} FROM {transform.RESULT}"
         row = connection.execute(

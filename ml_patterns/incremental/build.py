@@ -92,11 +92,11 @@ def build(
         share = (monotonic() - started) / len(batch)
         for partition, counts in loaded.counts.items():
             started = monotonic()
-            path = loaded.direct.get(partition)
-            direct = path and loading.select_of_file(connection, settings, path)
-            transformation.run(connection, partition, direct)
-            if path and loading.changed(connection, settings, [partition]):
-                problems |= set(loading.changed(connection, settings, [partition]).values())
+            file = loaded.direct.get(partition)
+            transformation.run(connection, partition, file.select if file else None)
+            changed = file.problem() if file else None
+            if changed:
+                problems.add(changed)
                 continue
             if layer == "features":
                 _check_rows(connection, settings, partition, counts.kept)

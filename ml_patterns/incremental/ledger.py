@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS {schema}.partition_manifest (
     rows BIGINT NOT NULL,
     fingerprint VARCHAR NOT NULL,
     newest TIMESTAMP,
-    ids BIGINT NOT NULL  -- different hashes of ids: as many as rows where none repeats
+    ids BIGINT  -- different ids, where a file is one partition, whole, and worth counting
 );
 CREATE TABLE IF NOT EXISTS {schema}.replays (
     path VARCHAR NOT NULL,

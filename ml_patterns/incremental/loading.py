@@ -24,8 +24,6 @@ from ml_patterns.incremental.plan import interval
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 
-_WORTH_READING_DIRECTLY = 20_000
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -43,6 +41,25 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class WholeFile:
+    """A registered file that is a partition.
+
+    Attributes:
+        select: reads it in the stream's columns.
+    """
+
+    pipeline: str
+    path: str
+    size: int
+    tag: str
+    select: str
+
+    def problem(self) -> str | None:
+        """What is wrong where it is no longer the file that was registered."""
+        return _problem(self.pipeline, sources.look(self.path), self.path, self.size, self.tag)
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Partitions whose events can be computed from now.
 
@@ -53,7 +70,7 @@ class Loaded:
     """
 
     counts: Mapping[datetime, Counts]
-    direct: Mapping[datetime, str]
+    direct: Mapping[datetime, WholeFile]
     problems: Mapping[datetime, str]
 
 
@@ -69,31 +86,31 @@ def load(
     """
     problems: dict[datetime, str] = {}
     while True:
-        problems |= changed(connection, settings, partitions)
+        problems |= _changed(connection, settings, partitions)
         sound = [partition for partition in partitions if partition not in problems]
         direct = _direct(connection, settings, sound)
         try:
             counts = _load(connection, settings, [p for p in sound if p not in direct])
         except duckdb.Error as error:
-            if changed(connection, settings, sound):
+            if _changed(connection, settings, sound):
                 continue  # a file went away while it was read
             raise SourceFileError(
                 f"a registered file of pipeline {settings.name} cannot be read any more "
                 f"({str(error).splitlines()[0]}); land it again whole"
             ) from error
-        lost = changed(connection, settings, sound)
+        lost = _changed(connection, settings, sound)
         counts |= {
             partition: Counts(accepted=rows, kept=rows, scanned=rows)
             for partition, (_, rows) in direct.items()
         }
         return Loaded(
             {p: counts.get(p, Counts()) for p in sound if p not in lost},
-            {partition: path for partition, (path, _) in direct.items()},
+            {partition: file for partition, (file, _) in direct.items()},
             problems | lost,
         )
 
 
-def changed(
+def _changed(
     connection: duckdb.DuckDBPyConnection,
     settings: PipelineSettings,
     partitions: Sequence[datetime],
@@ -131,39 +148,26 @@ def _direct(
     connection: duckdb.DuckDBPyConnection,
     settings: PipelineSettings,
     partitions: Sequence[datetime],
-) -> dict[datetime, tuple[str, int]]:
-    """Partitions that are one Parquet file, all of it, without repeated ids: path and rows."""
-    schema = quoted(settings.name)
+) -> dict[datetime, tuple[WholeFile, int]]:
+    """Partitions that are one Parquet file, all of it, without repeated ids; and their rows."""
+    schema, stream = quoted(settings.name), stream_columns(connection, settings.name)
     rows = connection.execute(
         f"""
-        SELECT partition_start, any_value(path), any_value(rows) FROM {schema}.entries
+        SELECT e.partition_start, any_value(e.rows), any_value(f.path), any_value(f.size),
+            any_value(f.tag), any_value(f.columns), any_value(f.types)
+        FROM {schema}.entries e JOIN {schema}.current_files f USING (revision)
         WHERE counts AND list_contains(?::TIMESTAMP[], partition_start)
-        GROUP BY partition_start
-        HAVING count(*) = 1 AND any_value(ids) = any_value(rows) AND any_value(rows) >= ?
-            AND any_value(revision) IN (
-                SELECT revision FROM {schema}.partition_manifest GROUP BY revision
-                HAVING count(*) = 1
-            )
+        GROUP BY partition_start HAVING count(*) = 1 AND any_value(ids) = any_value(rows)
         """,
-        [list(partitions), _WORTH_READING_DIRECTLY],
+        [list(partitions)],
     ).fetchall()
-    return {row[0]: row[1:] for row in rows if sources.format_of(row[1]) == "parquet"}
-
-
-def select_of_file(
-    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, path: str
-) -> str:
-    """A SELECT of one registered file, in the stream's columns."""
-    stream = stream_columns(connection, settings.name)
-    row = connection.execute(
-        f"SELECT columns, types FROM {quoted(settings.name)}.current_files WHERE path = ?", [path]
-    ).fetchone()
-    names, types = row or ((), ())
-    found = dict(zip(names, types, strict=True))
-    return (
-        f"SELECT {', '.join(map(quoted, stream))} "
-        f"FROM ({sources.typed_rows([path], found, stream, settings.events)})"
-    )
+    found = {}
+    for partition, held, path, size, tag, names, types in rows:
+        columns = dict(zip(names, types, strict=True))
+        typed = sources.typed_rows([path], columns, stream, settings.events)
+        select = f"SELECT {', '.join(map(quoted, stream))} FROM ({typed})"
+        found[partition] = (WholeFile(settings.name, path, size, tag, select), held)
+    return found
 
 
 def empty_events(connection: duckdb.DuckDBPyConnection, stream: sources.Columns) -> None:

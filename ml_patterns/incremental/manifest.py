@@ -28,6 +28,7 @@ from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import literal, quoted
 
 _FILES_AT_ONCE = 64
+WORTH_READING_IN_PLACE = 20_000
 
 Step = Callable[[str], None]
 
@@ -210,10 +211,10 @@ def _judge(
             INSERT INTO {schema}.partition_manifest
             SELECT
                 CASE WHEN class <> 'invalid' THEN date_trunc('{events.grain}', time) END,
-                revision, class, count(*), sum(content)::VARCHAR, max(time), count(DISTINCT id)
+                revision, class, count(*), sum(content)::VARCHAR, max(time), NULL
             FROM (
                 SELECT f.revision, {verdict} AS class, hash({content}) AS content,
-                    e.{quoted(events.time)} AS time, hash(e.{quoted(events.id)}) AS id
+                    e.{quoted(events.time)} AS time
                 FROM ({rows}) e
                 JOIN {schema}.source_files f ON f.path = e.{sources.FILE_COLUMN}
                 WHERE list_contains(?, f.revision)
@@ -222,11 +223,42 @@ def _judge(
             """,
             [numbers],
         )
+        _count_ids(connection, pipeline, events, revisions, found)
         connection.execute(
             f"UPDATE {schema}.source_files SET state = 'read', error = NULL, columns = ?, "
             "types = ? WHERE list_contains(?, revision)",
             [list(found), list(found.values()), numbers],
         )
+
+
+def _count_ids(
+    connection: duckdb.DuckDBPyConnection,
+    pipeline: str,
+    events: EventsSettings,
+    revisions: Sequence[Revision],
+    found: sources.Columns,
+) -> None:
+    """Notes how many ids a large Parquet file holds that is one partition, whole.
+
+    Where none repeats, the partition needs no deduplication and is read in place. One file at a
+    time: that is three times faster than counting within groups.
+    """
+    schema, stream = quoted(pipeline), stream_columns(connection, pipeline)
+    whole = connection.execute(
+        f"SELECT revision FROM {schema}.partition_manifest "
+        "WHERE list_contains(?, revision) GROUP BY revision "
+        "HAVING count(*) = 1 AND any_value(class) <> 'invalid' AND any_value(rows) >= ?",
+        [[revision.revision for revision in revisions], WORTH_READING_IN_PLACE],
+    ).fetchall()
+    paths = {revision.revision: revision.path for revision in revisions}
+    for (revision,) in whole:
+        if sources.format_of(paths[revision]) == "parquet":
+            rows = sources.typed_rows([paths[revision]], found, stream, events)
+            connection.execute(
+                f"UPDATE {schema}.partition_manifest SET ids = (SELECT count(*) FROM "
+                f"(SELECT {quoted(events.id)} FROM ({rows}) GROUP BY ALL)) WHERE revision = ?",
+                [revision],
+            )
 
 
 def _changed(

@@ -126,10 +126,9 @@ class Oracle:
         """Rows that count, by partition; partitions that are not over wait."""
         found: dict[datetime, list[Row]] = {}
         for key, rows in self.entries().items():
-            partition = key[1]
-            if partition is not None and partition + HOUR <= now:
-                if key[2] == "accepted" or key in self.replayed:
-                    found.setdefault(partition, []).extend(rows)
+            partition, counts = key[1], key[2] == "accepted" or key in self.replayed
+            if counts and partition is not None and partition + HOUR <= now:
+                found.setdefault(partition, []).extend(rows)
         return found
 
     def events(self, now: datetime) -> dict[datetime, list[Row]]:

@@ -39,9 +39,14 @@ class Platform:
             *checks.build_checks(self.shop.settings),
         ]
         return dg.materialize(
-            chosen, selection=dg.AssetSelection.assets(*keys), instance=self.instance, resources=self.resources,
-            tags=tags, raise_on_error=False, **more,
-        )  # fmt: skip
+            chosen,
+            selection=dg.AssetSelection.assets(*keys),
+            instance=self.instance,
+            resources=self.resources,
+            tags=tags,
+            raise_on_error=False,
+            **more,
+        )
 
     def told(self, key: dg.AssetKey) -> list[str]:
         return sorted(self.instance.get_materialized_partitions(key))

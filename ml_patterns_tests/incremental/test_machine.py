@@ -177,8 +177,8 @@ class Stream(RuleBasedStateMachine):
         self._steps_to_live = after
         try:
             self._catch_up()
-        except KilledError:
-            pass
+        except (KilledError, SourceFileError):
+            pass  # the comparison after the restart says whether it was right
         finally:
             self._steps_to_live = None
         self.restart()
@@ -233,10 +233,12 @@ class Stream(RuleBasedStateMachine):
 
     def _check(self) -> None:
         oracle, now = self._oracle, START + self._shop.now * HOUR
+        told = ""
         try:
             self._catch_up()
         except SourceFileError as error:
-            assert any(path in str(error) for path in oracle.blocked())
+            told = str(error)
+        assert not told or any(path in told for path in oracle.blocked())
         found = ledger.accounts(self._connection, "shop")
         wanted = oracle.accounts(now)
         classes = ("accepted", "too_late", "future", "invalid")

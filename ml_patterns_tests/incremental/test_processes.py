@@ -28,7 +28,7 @@ def test_eight_processes_and_a_reader_lose_and_double_nothing(shop: Shop) -> Non
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         for _ in range(PROCESSES)
     ]
     over, looks = threading.Event(), []
