@@ -20,6 +20,7 @@ from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import degraded, to_heal
 from ml_patterns.circuit_breaker.due import unjudged_days, unpredicted_partitions
 from ml_patterns.circuit_breaker.store import OperationalStore
+from ml_patterns.fan_out.batch import batches
 from ml_patterns.incremental import ledger, plan
 from ml_patterns.incremental.grain import Grain, contiguous, naive
 from ml_patterns.incremental.sensors import only_due
@@ -163,7 +164,11 @@ class CatchUp:
         listen("training", len(regions))
         if not regions:
             return StepOutcome("training")
-        return self._execute("training", "training", tags=range_tags(regions[0], regions[-1]))
+        outcomes = [
+            self._execute("training", "training", tags=range_tags(batch[0], batch[-1]))
+            for batch in batches(regions, self._settings.training)
+        ]
+        return _together("training", outcomes)
 
     def _leaderboard(self, listen: Listener) -> StepOutcome:
         listen("leaderboard", 1)

@@ -10,6 +10,9 @@ from typing import Any
 import dagster as dg
 
 from ml_patterns.automation import schedule_status
+from ml_patterns.fan_out.batch import batches
+from ml_patterns.fan_out.steps import model_pictures_job
+from ml_patterns.incremental.checks import daily_checks
 from ml_patterns.incremental.sensors import request_due
 from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.settings import PipelineSettings
@@ -41,12 +44,30 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
             description=text,
         )
         for step, (assets, text) in jobs.items()
+    ] + [
+        dg.define_asset_job(
+            f"{settings.name}_audit_job",
+            selection=dg.AssetSelection.checks(*daily_checks(settings)),
+            description="Recomputes some closed partitions from the files, and looks for gaps.",
+        ),
+        model_pictures_job(settings),
     ]
 
 
 def build_schedules(settings: PipelineSettings) -> list[dg.ScheduleDefinition]:
-    """The weekly training, and the hourly alternative to the sensor for due partitions."""
-    return [_training_schedule(settings), _due_partitions_schedule(settings)]
+    """Weekly training, daily audit, and the hourly alternative to the sensor for due partitions."""
+    return [
+        _training_schedule(settings),
+        _due_partitions_schedule(settings),
+        dg.ScheduleDefinition(
+            name=f"{settings.name}_audit_schedule",
+            job_name=f"{settings.name}_audit_job",
+            cron_schedule="30 3 * * *",
+            execution_timezone="UTC",
+            default_status=schedule_status(),
+            description="Audits the tables once a day.",
+        ),
+    ]
 
 
 def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
@@ -56,13 +77,21 @@ def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
         job_name=f"{settings.name}_training_job",
         cron_schedule=settings.training.schedule,
         execution_timezone="UTC",
-        description="Trains the whole fleet in one run; what has not changed is skipped.",
+        description="Trains the whole fleet; what has not changed is skipped.",
     )
-    def training_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def training_schedule(
+        context: dg.ScheduleEvaluationContext,
+    ) -> list[dg.RunRequest] | dg.SkipReason:
         regions = context.instance.get_dynamic_partitions(region_partitions(settings).name or "")
         if not regions:
             return dg.SkipReason("no region is known yet")
-        return dg.RunRequest(tags=range_tags(regions[0], regions[-1]))
+        return [
+            dg.RunRequest(
+                run_key=f"{context.scheduled_execution_time.isoformat()}-{number}",
+                tags=range_tags(batch[0], batch[-1]),
+            )
+            for number, batch in enumerate(batches(regions, settings.training))
+        ]
 
     return training_schedule
 

@@ -23,6 +23,7 @@ from ml_patterns.circuit_breaker import sensors as circuit_breaker_sensors
 from ml_patterns.circuit_breaker.resources import client_resources
 from ml_patterns.errors import SettingsError
 from ml_patterns.fan_out import assets as fan_out_assets
+from ml_patterns.fan_out import sensors as fan_out_sensors
 from ml_patterns.incremental import assets as incremental_assets
 from ml_patterns.incremental import checks as incremental_checks
 from ml_patterns.incremental import sensors as incremental_sensors
@@ -41,7 +42,7 @@ _ASSETS = (
     circuit_breaker_assets,
 )
 _CHECKS = (incremental_checks, circuit_breaker_checks)
-_SENSORS = (incremental_sensors, branching_sensors, circuit_breaker_sensors)
+_SENSORS = (incremental_sensors, fan_out_sensors, branching_sensors, circuit_breaker_sensors)
 
 
 class EventModelPipeline(dg.Component):

@@ -120,7 +120,7 @@ def test_every_asset_explains_itself(definitions: dg.Definitions) -> None:
 
 def test_every_job_resolves(definitions: dg.Definitions) -> None:
     for step in ("ingest", "build", "external", "training", "leaderboard", "deployment",
-                 "predictions", "quality"):  # fmt: skip
+                 "predictions", "quality", "audit"):  # fmt: skip
         assert definitions.resolve_job_def(f"deliveries_{step}_job")
 
 

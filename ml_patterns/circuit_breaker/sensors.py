@@ -28,7 +28,7 @@ from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
     """The healing sensor, and for pipelines judged by their accuracy the retraining sensor."""
     healing = _healing_sensor(settings)
-    return [healing, _retraining_sensor(settings)] if judged_live(settings) else [healing]
+    return [healing, _poor_quality_sensor(settings)] if judged_live(settings) else [healing]
 
 
 def _healing_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
@@ -84,7 +84,7 @@ def _retraining_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     key, threshold = dg.AssetKey([settings.name, "regional_model"]), settings.gate.review_at
 
     @dg.sensor(
-        name=f"{settings.name}_retraining_sensor",
+        name=f"{settings.name}_poor_quality_sensor",
         default_status=sensor_status(),
         asset_selection=[key],
         minimum_interval_seconds=300,
@@ -93,7 +93,7 @@ def _retraining_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
             f"review threshold {threshold:g}, once per champion and newly judged day."
         ),
     )
-    def retraining_sensor(
+    def poor_quality_sensor(
         warehouse: WarehouseResource, operational: OperationalResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
         if not warehouse.warehouse().path.exists():
@@ -119,4 +119,4 @@ def _retraining_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
             for record in failing
         ]
 
-    return retraining_sensor
+    return poor_quality_sensor

@@ -31,7 +31,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
     pipeline, asked = settings.name, settings.training.retrain_share
 
     @dg.sensor(
-        name=f"{pipeline}_retraining_sensor",
+        name=f"{pipeline}_moved_features_sensor",
         default_status=sensor_status(),
         job_name=f"{pipeline}_training_job",
         minimum_interval_seconds=60,
@@ -41,7 +41,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
             "skipped by the training."
         ),
     )
-    def retraining_sensor(
+    def moved_features_sensor(
         context: dg.SensorEvaluationContext,
         warehouse: WarehouseResource,
         operational: OperationalResource,
@@ -73,7 +73,7 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
             ]
         )
 
-    return [retraining_sensor]
+    return [moved_features_sensor]
 
 
 def trained_since(
