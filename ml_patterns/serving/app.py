@@ -1,7 +1,7 @@
 """The model server's routes.
 
 Belongs here: HTTP in, HTTP out, and the limits of one request. Does not: the bodies
-(`protocol.py`), the models (`models.py`), the process (`run.py`).
+(`protocol.py`), the models (`models.py`), the review pages (`reviews/`), the process (`run.py`).
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from ml_patterns.serving.metrics import Metrics
 from ml_patterns.serving.middleware import NOTES, Doorkeeper
 from ml_patterns.serving.models import Fleet, ServedModel
 from ml_patterns.serving.openapi import INFERENCE, RESPONSES
+from ml_patterns.serving.reviews.routes import REVIEWS, add_reviews
 from ml_patterns.serving.settings import ServerSettings
 from ml_patterns.storage.artifacts import ArtifactStore
 
@@ -79,6 +80,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
         Doorkeeper,
         metrics=metrics,
         token=settings.token.get_secret_value() if settings.token else None,
+        own_doors=(REVIEWS,),
     )
     # Added last, so outermost: it answers for the doorkeeper's refusals too.
     app.add_middleware(Lingering, patience=_LINGER_SECONDS, most_bytes=settings.max_body_bytes)
@@ -89,6 +91,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
     _add_health(app, fleet)
     _add_models(app, fleet)
     _add_inference(app, fleet, admission, workers, settings, metrics)
+    add_reviews(app, registry, artifacts, settings)
 
     @app.get("/metrics", response_class=Response)
     def read_metrics() -> Response:

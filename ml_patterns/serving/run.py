@@ -45,6 +45,8 @@ def serve(settings: ServerSettings, installation: Installation) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Who a trusted proxy is, is told by the connection, not by a header.
+            proxy_headers=False,
             timeout_keep_alive=int(settings.keep_alive.total_seconds()),
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )

@@ -13,6 +13,10 @@ from pydantic import Field, SecretStr, field_validator
 from ml_patterns.base import Duration, Settings
 
 TOKEN_VARIABLE = "ML_PATTERNS_SERVING_TOKEN"  # noqa: S105 - the variable's name, not its value
+SESSION_VARIABLE = "ML_PATTERNS_SESSION_SECRET"
+HEADER_VARIABLE = "ML_PATTERNS_REVIEWER_HEADER"
+PROXIES_VARIABLE = "ML_PATTERNS_TRUSTED_PROXIES"
+ORIGIN_VARIABLE = "ML_PATTERNS_PUBLIC_ORIGIN"
 _MIB = 2**20
 
 
@@ -59,6 +63,36 @@ class ServerSettings(Settings):
     token: SecretStr | None = Field(
         default=None, description=f"Bearer token; from {TOKEN_VARIABLE}. None: open."
     )
+    reviewer_header: str | None = Field(
+        default=None,
+        description="Header in which a proxy that authenticates people names the reviewer; from "
+        f"{HEADER_VARIABLE}. None: reviewers show tokens.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses that the header is believed from; from "
+        f"{PROXIES_VARIABLE}, separated by commas.",
+    )
+    public_origin: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/]+$",
+        description="Where browsers reach the review pages, such as https://models.example.com; "
+        f"from {ORIGIN_VARIABLE}. None: whatever the request's Host says.",
+    )
+    session_secret: SecretStr | None = Field(
+        default=None,
+        description=f"Signs reviewers' cookies; from {SESSION_VARIABLE}. None: a new one per "
+        "process, so that a restart logs reviewers out.",
+    )
+    session_lifetime: Duration = Field(
+        default=timedelta(hours=12), description="How long a reviewer stays logged in."
+    )
+    logins_per_minute: int = Field(
+        default=10, ge=1, description="Attempts to prove an identity, per address (429)."
+    )
+    answers_per_minute: int = Field(
+        default=60, ge=1, description="Answers to reviews, per reviewer (429)."
+    )
 
     @field_validator("refresh_interval")
     @classmethod
@@ -69,8 +103,19 @@ class ServerSettings(Settings):
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Self:
-        """The defaults with `overrides`; the token comes from ML_PATTERNS_SERVING_TOKEN."""
-        return cls(**{"token": os.environ.get(TOKEN_VARIABLE) or None, **overrides})
+        """The defaults with `overrides`; secrets and what an installation decides come from the
+        environment, by the names that the fields' descriptions give.
+        """
+        read = os.environ.get
+        values: dict[str, Any] = {
+            "token": read(TOKEN_VARIABLE) or None,
+            "session_secret": read(SESSION_VARIABLE) or None,
+            "reviewer_header": read(HEADER_VARIABLE) or None,
+            "public_origin": read(ORIGIN_VARIABLE) or None,
+        }
+        if proxies := read(PROXIES_VARIABLE):
+            values["trusted_proxies"] = tuple(part.strip() for part in proxies.split(","))
+        return cls(**{**values, **overrides})
 
     @property
     def worker_threads(self) -> int:

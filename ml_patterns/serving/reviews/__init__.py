@@ -1,0 +1,1 @@
+"""Review pages in the model server: the human branch of the gate."""
