@@ -80,7 +80,7 @@ def _healing_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     return healing_sensor
 
 
-def _retraining_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
+def _poor_quality_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     key, threshold = dg.AssetKey([settings.name, "regional_model"]), settings.gate.review_at
 
     @dg.sensor(
