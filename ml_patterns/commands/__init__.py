@@ -66,7 +66,9 @@ def print_rows(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*names, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     Console().print(table)
