@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import dagster as dg
 import lightgbm as lgb
@@ -56,8 +55,8 @@ def settings() -> PipelineSettings:
 
 
 @pytest.fixture
-def instance(tmp_path: Path, settings: PipelineSettings) -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+def instance(settings: PipelineSettings) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(str(region_partitions(settings).name), REGIONS)
         yield instance
 

@@ -186,10 +186,10 @@ def test_a_stale_artifact_is_not_judged_in_the_name_of_a_newer_version(
     shop: Shop, honest: Model, test_frame: pd.DataFrame
 ) -> None:
     """A decision about version 1 promotes neither version 2 nor, after it, version 1."""
-    gated(shop, *honest, test_frame)
+    shop.judge(*honest, test_frame)
     frame = events(800, seed=5)
     booster = fitted(frame)
-    gated(shop, booster, card(frame, booster), test_frame)
+    shop.judge(booster, card(frame, booster), test_frame)
     old = shop.registry.latest_decision("shop", "eu", 1)
     newest = shop.registry.version("shop", "eu", 2)
     assert old is not None

@@ -201,6 +201,7 @@ def counts(registry: Registry) -> tuple[int, ...]:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_promotion_that_is_killed_anywhere_is_done_once_when_run_again(
     url: str, registry: Registry, step: str
@@ -218,6 +219,7 @@ def test_a_promotion_that_is_killed_anywhere_is_done_once_when_run_again(
     assert [note.kind for note in notifications(registry.engine)] == ["promoted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     ["registry_decisions", "registry_reviews", "registry_audit", "registry_outbox", "COMMIT"],
