@@ -130,10 +130,16 @@ def audit(
 
 
 @command(gate)
-def replay(pipeline: OfPipeline = None, as_json: AsJson = False) -> None:
+def replay(
+    pipeline: OfPipeline = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every pipeline; the default.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Make every recorded decision again from its evidence; exit code 1 when one differs."""
     from ml_patterns.branching.commands import replay_decisions
 
+    if pipeline and everything:
+        raise UserError("name one pipeline, or --all")
     registry = _registry()
     found = replay_decisions(registry, pipeline)
     rows = [(d.decision.region, d.decision.version, d.recorded, d.replayed) for d in found]
