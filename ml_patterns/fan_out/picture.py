@@ -13,6 +13,7 @@ from ml_patterns.fan_out.leaderboard import Entry
 _COLOURS = {"deploy": "#2e7d32", "review": "#b26a00", "reject": "#b3261e", "none": "#757575"}
 _ROW, _LEFT, _WIDTH, _TOP, _RIGHT = 18, 170, 480, 44, 60
 _MOST = 60
+_LABEL = 80
 
 
 def leaderboard_svg(board: Sequence[Entry], policy: Policy) -> str:
@@ -20,9 +21,10 @@ def leaderboard_svg(board: Sequence[Entry], policy: Policy) -> str:
 
     Shows the best and the worst where there are too many regions for one screen.
     """
-    shown = list(board)
+    shown, title = list(board), f"{policy.metric.replace('_', ' ')} by region"
     if len(shown) > _MOST:
         shown = [*shown[: _MOST // 2], *shown[-_MOST // 2 :]]
+        title = f"{title}, the {_MOST // 2} best and the {_MOST // 2} worst of {len(board):,}"
     values = [value for entry in shown for value in _values(entry)]
     low = min([*values, policy.review_at, policy.deploy_at])
     high = max([*values, policy.review_at, policy.deploy_at])
@@ -37,16 +39,20 @@ def leaderboard_svg(board: Sequence[Entry], policy: Policy) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + _RIGHT}" '
         f'height="{height}" font-family="sans-serif" font-size="11">',
         f'<rect width="100%" height="100%" fill="#ffffff"/>'
-        f'<text x="10" y="16" font-size="13">{escape(policy.metric.replace("_", " "))} by region; '
-        f"bars reach down to the {policy.confidence:.0%} lower bound</text>",
+        f'<text x="10" y="16" font-size="13">{escape(title)}; bars reach down '
+        f"to the {policy.confidence:.0%} lower bound</text>",
     ]
-    for name, threshold in (("review", policy.review_at), ("deploy", policy.deploy_at)):
+    close = abs(x(policy.deploy_at) - x(policy.review_at)) < _LABEL
+    for name, threshold, beside in (
+        ("review", policy.review_at, "end"),
+        ("deploy", policy.deploy_at, "start"),
+    ):
         at = x(threshold)
         parts.append(
             f'<line x1="{at}" x2="{at}" y1="{_TOP - 8}" y2="{height - 6}" '
             f'stroke="{_COLOURS[name]}" stroke-dasharray="4 3"/>'
-            f'<text x="{at}" y="{_TOP - 12}" text-anchor="middle" fill="{_COLOURS[name]}">'
-            f"{name} {threshold:g}</text>"
+            f'<text x="{at}" y="{_TOP - 12}" text-anchor="{beside if close else "middle"}" '
+            f'fill="{_COLOURS[name]}">{name} {threshold:g}</text>'
         )
     for row, entry in enumerate(shown):
         parts.append(_line(entry, _TOP + _ROW * row + _ROW // 2, x))
@@ -64,7 +70,7 @@ def _values(entry: Entry) -> list[float]:
 
 def _line(entry: Entry, y: int, x: Callable[[float], float]) -> str:
     colour = _COLOURS[entry.verdict]
-    text = entry.region if len(entry.region) <= 26 else f"{entry.region[:25]}…"
+    text = entry.region if len(entry.region) <= 26 else f"{entry.region[:13]}…{entry.region[-12:]}"
     parts = [
         f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(text)}</text>',
     ]
