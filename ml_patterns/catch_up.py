@@ -177,11 +177,18 @@ class CatchUp:
     def _deployment(self, listen: Listener) -> StepOutcome:
         decisions = deployable(Registry(self._engine), self._settings.name, self._settings.gate)
         listen("deployment", len(decisions))
-        outcomes = [
-            self._execute("deployment", "deployment", partition_key=decision.region)
-            for decision in decisions
-        ]
-        return _together("deployment", outcomes)
+        regions = [decision.region for decision in decisions]
+        if not regions:
+            return StepOutcome("deployment")
+        known = self._instance.get_dynamic_partitions(region_partitions(self._settings).name or "")
+        order = sorted(regions, key=known.index)
+        op = f"{self._settings.name}__deployed_model"
+        return self._execute(
+            "deployment",
+            "deployment",
+            tags=range_tags(order[0], order[-1]),
+            run_config={"ops": {op: {"config": {"regions": order}}}},
+        )
 
     def _predictions(self, listen: Listener) -> StepOutcome:
         with self._warehouse.connect() as connection:
@@ -225,7 +232,6 @@ class CatchUp:
         *,
         asset: str | None = None,
         tags: Mapping[str, str] | None = None,
-        partition_key: str | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> StepOutcome:
         """One recorded run in this process; a failed step is an outcome, not an exception."""
@@ -233,7 +239,6 @@ class CatchUp:
         result = self._definitions.resolve_job_def(name).execute_in_process(
             instance=self._instance,
             tags={**(tags or {}), "ml_patterns/command": "run"},
-            partition_key=partition_key,
             asset_selection=[self._key(asset)] if asset else None,
             run_config={**(run_config or {}), "loggers": _QUIET},
             raise_on_error=False,

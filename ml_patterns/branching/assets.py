@@ -18,6 +18,13 @@ from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import ArtifactsResource, OperationalResource
 
 
+class DeploymentConfig(dg.Config):
+    """Which of a range of regions to deploy."""
+
+    regions: list[str] = []  # noqa: RUF012 - Dagster reads a field's default
+    """Only these; empty: every region of the run."""
+
+
 def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     """The asset of this room."""
     regions = region_partitions(settings)
@@ -40,12 +47,13 @@ def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     )
     def deployed_model(
         context: dg.AssetExecutionContext,
+        config: DeploymentConfig,
         operational: OperationalResource,
         artifacts: ArtifactsResource,
     ) -> Iterator[dg.AssetMaterialization]:
         registry, store = Registry(operational.engine()), artifacts.store()
         failures = []
-        for region in context.partition_keys:
+        for region in config.regions or context.partition_keys:
             try:
                 deployment = deploy(
                     registry,
