@@ -1,6 +1,8 @@
 """The tree of rules: read as written, answered in three values."""
 
+import re
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,17 @@ def test_a_mistake_in_a_tree_is_named(rule: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Policy.model_validate({"deploy_when": rule})
     assert place in str(raised.value)
+
+
+def test_the_page_about_branching_shows_the_default_tree_and_trees_that_are_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "branching.md").read_text()
+    written = [
+        yaml.safe_load(text)["gate"] for text in re.findall(r"```yaml\n(.*?)```", page, re.S)
+    ]
+    short, spelt_out, own = (Policy.model_validate(block) for block in written)
+    assert short == Policy()
+    assert (spelt_out.deploys, spelt_out.reviews) == (short.deploys, short.reviews)
+    assert own.deploys != short.deploys
 
 
 def leaf(answer: Answer) -> dict[str, Any]:
