@@ -368,22 +368,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     arguments = parser.parse_args()
     files, rows = arguments.files, arguments.rows
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        report: dict[str, object] = {
-            "machine": {"cores": os.cpu_count(), "python": platform.python_version(),
-                        "duckdb": duckdb.__version__},
-            "planning_a_year": planning(folder / "year"),
-            "full_load": full_load(folder / "full", files, rows),
-        }  # fmt: skip
-        shutil.rmtree(folder / "full")
-        histories = [history for history in HISTORIES if history <= 10 * files]
-        report["history"] = flatness(folder / "history", histories, rows)
-        report["command_line"] = command_line(folder / "command", 24, rows)
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    histories = [history for history in HISTORIES if history <= 10 * files]
+    report: dict[str, object] = {
+        "machine": {
+            "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0],
+            "python": platform.python_version(), "duckdb": duckdb.__version__,
+        }
+    }  # fmt: skip
+    parts: dict[str, Callable[[Path], object]] = {
+        "planning_a_year": planning,
+        "full_load": lambda folder: full_load(folder, files, rows),
+        "history": lambda folder: flatness(folder, histories, rows),
+        "command_line": lambda folder: command_line(folder, 24, rows),
+    }
+    for name, measure in parts.items():
+        with tempfile.TemporaryDirectory() as folder:
+            report[name] = measure(Path(folder) / name)
+        print(json.dumps({name: report[name]}, indent=2), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

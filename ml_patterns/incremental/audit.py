@@ -157,7 +157,7 @@ def recompute_differences(
     columns = ", ".join(map(quoted, transformation.columns))
     for partition in loaded.counts:
         file = loaded.direct.get(partition)
-        transformation.run(connection, partition, file.select if file else None)
+        transformation.run(connection, partition, file)
         here = f"SELECT {columns} FROM {table} WHERE partition_start = ?"
         again = f"SELECT {columns} FROM {transform.RESULT}"
         row = connection.execute(

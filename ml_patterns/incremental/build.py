@@ -93,7 +93,7 @@ def build(
         for partition, counts in loaded.counts.items():
             started = monotonic()
             file = loaded.direct.get(partition)
-            transformation.run(connection, partition, file.select if file else None)
+            transformation.run(connection, partition, file)
             changed = file.problem() if file else None
             if changed:
                 problems.add(changed)

@@ -24,6 +24,8 @@ from ml_patterns.incremental.plan import interval
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 
+FILE_VARIABLE = "_path"
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -45,7 +47,8 @@ class WholeFile:
     """A registered file that is a partition.
 
     Attributes:
-        select: reads it in the stream's columns.
+        select: reads the file that the session variable names, in the stream's columns; the same
+            text for all files with the same columns.
     """
 
     pipeline: str
@@ -164,7 +167,7 @@ def _direct(
     found = {}
     for partition, held, path, size, tag, names, types in rows:
         columns = dict(zip(names, types, strict=True))
-        typed = sources.typed_rows([path], columns, stream, settings.events)
+        typed = sources.typed_rows([path], columns, stream, settings.events, variable=FILE_VARIABLE)
         select = f"SELECT {', '.join(map(quoted, stream))} FROM ({typed})"
         found[partition] = (WholeFile(settings.name, path, size, tag, select), held)
     return found

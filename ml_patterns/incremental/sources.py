@@ -121,9 +121,15 @@ def format_of(path: str) -> str:
     )
 
 
-def _scan(paths: Sequence[str], *, as_text: bool = True) -> str:
-    """A table function over files of one format; CSV as text unless its types are asked for."""
-    files = "[" + ", ".join(map(literal, paths)) + "]"
+def _scan(paths: Sequence[str], *, as_text: bool = True, variable: str | None = None) -> str:
+    """A table function over files of one format; CSV as text unless its types are asked for.
+
+    Args:
+        variable: the session variable that holds the path; `paths` then only tell the format.
+    """
+    files = (
+        f"[getvariable({literal(variable)})]" if variable else f"[{', '.join(map(literal, paths))}]"
+    )
     # A folder `region=17` is text like `region=eu`, or its type would depend on what lies there.
     options = (
         f"union_by_name = true, hive_types_autocast = false, filename = {literal(FILE_COLUMN)}"
@@ -290,6 +296,7 @@ def typed_rows(
     stream: Columns,
     events: EventsSettings,
     between: tuple[str, str] | None = None,
+    variable: str | None = None,
 ) -> str:
     """A SELECT of files that share their columns: the stream's columns, typed, and `_file`.
 
@@ -298,6 +305,7 @@ def typed_rows(
         found: the files' own columns and types.
         stream: the stream's columns and types; what a file lacks is NULL.
         between: bounds of the event time, as SQL timestamps, that the scan may use to skip.
+        variable: the session variable that holds the path of the one file to read instead.
     """
     selected = [
         f"{_converted(name, kind, found, events)} AS {quoted(name)}"
@@ -307,7 +315,9 @@ def typed_rows(
     if between and found[events.time] == _TIME and events.timezone == "UTC":
         column = quoted(events.time)
         where = f" WHERE {column} >= {between[0]} AND {column} < {between[1]}"
-    return f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {_scan(paths)}{where}"
+    return (
+        f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {_scan(paths, variable=variable)}{where}"
+    )
 
 
 def _converted(name: str, kind: str, found: Columns, events: EventsSettings) -> str:

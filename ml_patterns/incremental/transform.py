@@ -14,13 +14,13 @@ from datetime import datetime
 import duckdb
 
 from ml_patterns.errors import TransformError
-from ml_patterns.incremental import loading, sources
+from ml_patterns.incremental import loading
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.manifest import stream_columns, timestamp
 from ml_patterns.incremental.plan import Layer, interval
 from ml_patterns.retry.settings import ExternalSettings
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.sql import quoted
+from ml_patterns.storage.sql import literal, quoted
 from ml_patterns.storage.warehouse import has_table
 
 RESULT = "_result"
@@ -32,42 +32,48 @@ _NUMERIC = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Transformation:
     """A layer's SQL, ready to run over one partition after another.
 
     Attributes:
         columns: column -> type of what it returns; the first is `partition_start`.
+        shown: the SELECT behind the view `events` at present.
     """
 
     settings: PipelineSettings
     layer: Layer
-    stream: sources.Columns
     select: str
     columns: Mapping[str, str]
+    loaded: str
+    shown: str
 
     def run(
-        self, connection: duckdb.DuckDBPyConnection, partition: datetime, direct: str | None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        partition: datetime,
+        file: loading.WholeFile | None,
     ) -> None:
         """Computes one partition into the temporary table `_result`.
 
         Args:
-            direct: the SELECT of the one file that is the partition; None: it is in `_events`.
+            file: the one file that is the partition; None: it is in `_events`.
 
         Raises:
             TransformError: names SQL file, partition and what the database said.
         """
         connection.execute(f"SET VARIABLE _partition = {timestamp(partition)}")
-        if direct:
-            connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS {direct}")
+        if file:
+            connection.execute(f"SET VARIABLE {loading.FILE_VARIABLE} = {literal(file.path)}")
+        events = file.select if file else self.loaded
         try:
+            if events != self.shown:
+                connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS {events}")
+                self.shown = events
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {RESULT} AS {self.select}")
         except duckdb.Error as error:
             key = Grain(self.settings.events.grain).key(partition)
             raise TransformError(_failed(self.settings, self.layer, key, error)) from error
-        finally:
-            if direct:
-                _show_events(connection, self.stream)
 
 
 def prepare(
@@ -86,7 +92,8 @@ def prepare(
         )
     connection.execute("SET VARIABLE _partition = NULL::TIMESTAMP")
     loading.empty_events(connection, stream)
-    _show_events(connection, stream)
+    events = f"SELECT {', '.join(map(quoted, stream))} FROM _events WHERE _partition = {_PARTITION}"
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS {events}")
     if layer == "features":
         _show_aggregates(connection, settings)
         for table in settings.external:
@@ -99,7 +106,8 @@ def prepare(
         raise TransformError(_failed(settings, layer, None, error)) from error
     selected = _selected(settings, layer, found)
     select = f"SELECT {_PARTITION} AS partition_start, {selected} FROM {query}"
-    return Transformation(settings, layer, stream, select, _described(connection, f"({select})"))
+    columns = _described(connection, f"({select})")
+    return Transformation(settings, layer, select, columns, loaded=events, shown=events)
 
 
 def _failed(settings: PipelineSettings, layer: Layer, key: str | None, error: duckdb.Error) -> str:
@@ -111,13 +119,6 @@ def _failed(settings: PipelineSettings, layer: Layer, key: str | None, error: du
 def _place(settings: PipelineSettings, layer: Layer) -> str:
     block = settings.aggregates if layer == "aggregates" else settings.features
     return f"{block.sql} of pipeline {settings.name}"
-
-
-def _show_events(connection: duckdb.DuckDBPyConnection, stream: sources.Columns) -> None:
-    connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW events AS SELECT {', '.join(map(quoted, stream))} "
-        f"FROM _events WHERE _partition = {_PARTITION}"
-    )
 
 
 def _show_aggregates(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> None:
