@@ -51,24 +51,28 @@ def status(as_json: AsJson = False) -> None:
 
 
 @command(breaker, "open")
-def open_breaker(reason: Why, name: Name = None, lasting: For = None, by: Who = None) -> None:
+def open_breaker(
+    reason: Why, name: Name = None, lasting: For = None, by: Who = None, as_json: AsJson = False
+) -> None:
     """Let no call through, until the time is over or `reset`."""
-    _force("open", name, reason, by, lasting)
+    _force("open", name, reason, by, lasting, as_json)
 
 
 @command(breaker)
-def close(reason: Why, name: Name = None, lasting: For = None, by: Who = None) -> None:
+def close(
+    reason: Why, name: Name = None, lasting: For = None, by: Who = None, as_json: AsJson = False
+) -> None:
     """Let every call through, whatever fails, until the time is over or `reset`."""
-    _force("closed", name, reason, by, lasting)
+    _force("closed", name, reason, by, lasting, as_json)
 
 
 @command(breaker)
-def reset(reason: Why, name: Name = None, by: Who = None) -> None:
+def reset(reason: Why, name: Name = None, by: Who = None, as_json: AsJson = False) -> None:
     """Close the breaker and give it back to its rules."""
     from ml_patterns.circuit_breaker import control
 
-    done = control.reset(_engine(), _named(name), reason=reason, actor=by or getpass.getuser())
-    typer.echo(f"{_named(name)}: {done.state}, {done.reason}")
+    control.reset(_engine(), _named(name), reason=reason, actor=by or getpass.getuser())
+    _tell(_named(name), as_json)
 
 
 def _force(
@@ -77,6 +81,7 @@ def _force(
     reason: str,
     by: str | None,
     lasting: str | None,
+    as_json: bool,
 ) -> None:
     from ml_patterns.base import parse_duration
     from ml_patterns.circuit_breaker import control
@@ -86,10 +91,21 @@ def _force(
         span = None if lasting is None else parse_duration(lasting)
     except ValueError as error:
         raise UserError(f"--for: {error}") from error
-    done = control.force(
+    control.force(
         _engine(), _named(name), state, reason=reason, actor=by or getpass.getuser(), lasting=span
     )
-    typer.echo(f"{_named(name)}: {done.state}, {done.reason}")
+    _tell(_named(name), as_json)
+
+
+def _tell(name: str, as_json: bool) -> None:
+    """How a breaker stands now."""
+    from ml_patterns.circuit_breaker import control
+
+    (entry,) = (entry for entry in control.status(_engine()) if entry.name == name)
+    if as_json:
+        typer.echo(json.dumps(entry.as_json(), indent=2))
+    else:
+        typer.echo(f"{name}: {entry.state}, {entry.reason}")
 
 
 def _named(name: str | None) -> str:
