@@ -1,5 +1,8 @@
 """`deployed_model` and the sensors on a real Dagster instance."""
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -10,11 +13,16 @@ import pytest
 
 from ml_patterns.branching.assets import build_assets
 from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
+from ml_patterns.branching.deploy import deploy
 from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.sensors import build_sensors
 from ml_patterns.partitions import region_partitions
+from ml_patterns.registry.outbox import notifications
+from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.card import ModelCard
+from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.resources import ArtifactsResource, OperationalResource
 from ml_patterns_tests.branching.conftest import Shop
 
@@ -126,6 +134,33 @@ def test_a_batch_deploys_exactly_what_passed(
     again = run(settings, shop, instance, *REGIONS)
     assert (again.success, deployed(again)) == (True, ["eu"])
     assert shop.registry.generation("shop", "eu") == 1
+
+
+def promote_and_die(url: str, root: str) -> None:
+    """A run that is killed after the promotion and before Dagster hears of it."""
+    deploy(Registry(engine_for(url)), ArtifactStore(root), Policy(), "shop", "eu", actor="run 1")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_that_is_killed_after_the_promotion_reports_it_when_run_again(
+    settings: PipelineSettings,
+    shop: Shop,
+    instance: dg.DagsterInstance,
+    honest: Model,
+    test_frame: pd.DataFrame,
+) -> None:
+    shop.judge(*honest, test_frame)
+    killed = multiprocessing.get_context("spawn").Process(
+        target=promote_and_die, args=(shop.url, shop.root)
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert shop.registry.generation("shop", "eu") == 1
+    assert deployed(run(settings, shop, instance, "eu")) == ["eu"]
+    assert shop.registry.generation("shop", "eu") == 1
+    assert [row.action for row in shop.registry.audit("shop", "eu")].count("promoted") == 1
+    assert [note.kind for note in notifications(shop.registry.engine)] == ["promoted"]
 
 
 @pytest.mark.parametrize("region", ["us_east", "us_west"])
