@@ -77,9 +77,9 @@ def build(
         return
     ledger.ensure_tables(connection, pipeline)
     sources.attach_filesystem(connection, settings.event_glob)
-    wants = wanted(connection, settings, layer)
+    wants = wanted(connection, settings, layer, partitions)
     _prepare(connection, pipeline, layer, partitions)
-    generations = _generations(connection, pipeline, layer)
+    generations = _generations(connection, pipeline, layer, partitions)
     transformation = transform.prepare(connection, settings, layer)
     nothing = Wanted("none", code_of(settings, layer), "-")
     problems: set[str] = set()
@@ -158,7 +158,9 @@ def _batches(
     sizes = dict(
         connection.execute(
             f"SELECT partition_start, sum(rows)::BIGINT FROM {quoted(settings.name)}.entries "
-            "WHERE counts GROUP BY partition_start"
+            "WHERE counts AND list_contains(?::TIMESTAMP[], partition_start) "
+            "GROUP BY partition_start",
+            [list(partitions)],
         ).fetchall()
     )
     batch: list[datetime] = []
@@ -189,13 +191,16 @@ def _prepare(
 
 
 def _generations(
-    connection: duckdb.DuckDBPyConnection, pipeline: str, layer: Layer
+    connection: duckdb.DuckDBPyConnection,
+    pipeline: str,
+    layer: Layer,
+    partitions: Sequence[datetime],
 ) -> dict[datetime, int]:
     return dict(
         connection.execute(
             f"SELECT partition_start, generation FROM {quoted(pipeline)}.partition_state "
-            "WHERE layer = ?",
-            [layer],
+            "WHERE layer = ? AND list_contains(?::TIMESTAMP[], partition_start)",
+            [layer, list(partitions)],
         ).fetchall()
     )
 

@@ -155,7 +155,8 @@ class Accounts:
 
 def ensure_tables(connection: duckdb.DuckDBPyConnection, pipeline: str) -> None:
     """Creates a pipeline's ledger where there is none."""
-    connection.execute(_TABLES.format(schema=quoted(pipeline)))
+    with Transaction(connection):  # one write for all of them
+        connection.execute(_TABLES.format(schema=quoted(pipeline)))
 
 
 def exists(connection: duckdb.DuckDBPyConnection, pipeline: str) -> bool:

@@ -183,12 +183,17 @@ def _reason(
 
 
 def wanted(
-    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    layer: Layer,
+    partitions: Sequence[datetime],
 ) -> dict[datetime, Wanted]:
-    """What every partition of a layer should be built from, by its first instant."""
+    """What some partitions of a layer should be built from, by their first instants."""
     compare(connection, settings, layer)
     rows = connection.execute(
-        f"SELECT partition_start, events, code, upstream FROM _{layer}"
+        f"SELECT partition_start, events, code, upstream FROM _{layer} "
+        "WHERE list_contains(?::TIMESTAMP[], partition_start)",
+        [list(partitions)],
     ).fetchall()
     return {row[0]: Wanted(*row[1:]) for row in rows}
 
