@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ml_patterns.base import Clock
 from ml_patterns.errors import UserError
 from ml_patterns.registry import tables
 
@@ -54,9 +55,13 @@ class RegionLock:
 
     @classmethod
     def take(
-        cls, connection: sa.Connection, pipeline: str, region: str, now: datetime
+        cls, connection: sa.Connection, pipeline: str, region: str, clock: Clock
     ) -> "RegionLock":
-        """Waits for other transitions of this region; those of other regions go on."""
+        """Waits for other transitions of this region; those of other regions go on.
+
+        The clock is read after the wait: what happens later has a later time, and nobody's time to
+        answer runs before there is a question.
+        """
         champions = tables.champions
         insert_if_absent(connection, champions, pipeline=pipeline, region=region, generation=0)
         row = connection.execute(
@@ -64,7 +69,7 @@ class RegionLock:
             .where(champions.c.pipeline == pipeline, champions.c.region == region)
             .with_for_update()
         ).one()
-        return cls(connection, pipeline, region, row.generation, row.version, row.artifact, now)
+        return cls(connection, pipeline, region, row.generation, row.version, row.artifact, clock())
 
     def of(self, table: sa.Table) -> sa.ColumnElement[bool]:
         """The condition that a row of a table belongs to this region."""

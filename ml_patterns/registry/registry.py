@@ -10,6 +10,7 @@ leaves either all of it or nothing.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -173,10 +174,9 @@ class Registry(RegistryReads):
         actor, reason = named(actor, reason)
         restored = []
         with self.engine.begin() as connection:
-            now = self.clock()
             # Always in the same order, so that two of these never wait for each other.
             for champion in self.champions(pipeline):
-                lock = RegionLock.take(connection, pipeline, champion.region, now)
+                lock = RegionLock.take(connection, pipeline, champion.region, self.clock)
                 try:
                     restored.append(roll_back(lock, None, actor=actor, reason=reason))
                 except UserError:
@@ -244,14 +244,28 @@ class Registry(RegistryReads):
             if now < review.expires_at:
                 continue
             with self._locked(review.pipeline, review.region) as lock:
-                if review_steps.load(lock.connection, review.id).state == "pending":
-                    review_steps.expire(lock, review)
+                if review_steps.load(lock.connection, review.id).state != "pending":
+                    continue  # answered while we waited for the lock
+                review_steps.expire(lock, review)
             expired.append(self.review(review.id))
         return expired
+
+    def remind_of_reviews(self, before: timedelta, pipeline: str | None = None) -> list[Review]:
+        """Tells the team once of each review that expires within `before`; returns those."""
+        now = self.clock()
+        reminded = []
+        for review in self.reviews(pipeline):
+            if not now < review.expires_at <= now + before:
+                continue
+            with self._locked(review.pipeline, review.region) as lock:
+                if review_steps.load(lock.connection, review.id).state == "pending":
+                    review_steps.remind(lock, review)
+                    reminded.append(review)
+        return reminded
 
     # Inside
 
     @contextmanager
     def _locked(self, pipeline: str, region: str) -> Iterator[RegionLock]:
         with self.engine.begin() as connection:
-            yield RegionLock.take(connection, pipeline, region, self.clock())
+            yield RegionLock.take(connection, pipeline, region, self.clock)

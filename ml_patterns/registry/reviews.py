@@ -46,10 +46,11 @@ def open_review(
     policy: Policy,
     test_fingerprint: str,
     champion_generation: int,
-) -> None:
-    """Asks a human about a version."""
-    lock.connection.execute(
-        sa.insert(tables.reviews).values(
+) -> int:
+    """Asks a human about a version; returns the review's number."""
+    number: int = lock.connection.scalars(
+        sa.insert(tables.reviews)
+        .values(
             decision_id=decision_id,
             pipeline=lock.pipeline,
             region=lock.region,
@@ -62,7 +63,9 @@ def open_review(
             requested_at=lock.now,
             expires_at=lock.now + policy.review_expires_after,
         )
-    )
+        .returning(tables.reviews.c.id)
+    ).one()
+    return number
 
 
 def changes(review: Review, current: Mapping[str, object]) -> list[str]:
@@ -153,6 +156,19 @@ def expire(lock: RegionLock, review: Review) -> str:
     )
     close(lock, review, "expired", actor=GATE, reason=sentence)
     return sentence
+
+
+def remind(lock: RegionLock, review: Review) -> None:
+    """Tells the team that a review is about to expire; once, however often it is called."""
+    reason = (
+        f"review {review.id} waits since {review.requested_at:%Y-%m-%d %H:%M} UTC and expires at "
+        f"{review.expires_at:%Y-%m-%d %H:%M} UTC; then nothing is deployed"
+    )
+    lock.notify(
+        "review_reminder",
+        (review.id,),
+        {"review": review.id, "version": review.version, "reason": reason},
+    )
 
 
 def _set(lock: RegionLock, review: Review, state: str, actor: str, reason: str) -> None:
