@@ -181,10 +181,12 @@ def read_batch(
         return RegionRows(rows, standing)
 
     frame = read_features(connection, settings.name, regions=regions, labelled=True)
-    by_region = {str(region): rows for region, rows in frame.groupby("region", sort=True)}
-    found = {region: gather(by_region.get(region, frame.iloc[:0])) for region in regions}
-    if not by_region:
+    if frame.empty:
         raise nothing_to_train(settings, regions)
+    # One region at a time: a second copy of all rows would be most of the memory of the run.
+    gathered = {str(region): gather(rows) for region, rows in frame.groupby("region", sort=True)}
+    nothing = gather(frame.iloc[:0])
+    found = {region: gathered.get(region, nothing) for region in regions}
     wanting = any(
         each.standing.rows and each.standing.shortfall(training) for each in found.values()
     )

@@ -73,7 +73,7 @@ class Fleet:
 
     registry: Registry
     artifacts_root: str
-    judged_together: int = 32
+    judged_together: int = 50
 
     @property
     def artifacts(self) -> ArtifactStore:

@@ -115,6 +115,16 @@ def test_a_region_trained_by_itself_does_not_hide_what_the_fleet_has_not_seen(
     assert "0% of the feature rows" in look(instance, stocked, settings_for())
 
 
+def test_a_training_that_gave_no_model_has_seen_the_features_too(
+    instance: dg.DagsterInstance, stocked: House
+) -> None:
+    """Otherwise a region that fails would have the whole fleet trained again and again."""
+    trained(instance, "eu", "us")
+    built(stocked, range(5), datetime.now(UTC), generation=2)
+    trained(instance, "eu", "us", without_model="us")
+    assert "0% of the feature rows" in look(instance, stocked, settings_for())
+
+
 def test_nothing_is_asked_for_twice(instance: dg.DagsterInstance, stocked: House) -> None:
     """Dagster starts one run per key; the key follows what was built."""
     (first,) = look(instance, stocked, settings_for())
