@@ -35,6 +35,7 @@ class Fleet(RuleBasedStateMachine):
         ]  # fmt: skip
         self.under_way: list[tuple[int, Admission, float]] = []
         self.failures_in_a_row = 0
+        self.succeeded: set[int] = set()
         self.changed_at = -CACHED
 
     @property
@@ -46,6 +47,17 @@ class Fleet(RuleBasedStateMachine):
         if self.store.read("server").epoch != epoch_before:
             self.changed_at = self.time.monotonic()
             self.failures_in_a_row = 0
+            self.succeeded.clear()
+
+    def _count(self, process: int) -> None:
+        """The design's rule: a process that succeeded since the count began restarts it at one.
+
+        Successes cost no write, so what another process answered meanwhile is not known.
+        """
+        if self.failures_in_a_row == 0 or process in self.succeeded:
+            self.failures_in_a_row = 0
+            self.succeeded.clear()
+        self.failures_in_a_row += 1
 
     @rule(process=PROCESSES)
     def a_call_begins(self, process: int) -> None:
@@ -80,11 +92,11 @@ class Fleet(RuleBasedStateMachine):
         if before.state != "closed" and after.state == "closed":
             assert admission.probe, "only the probe closes"
             assert how == "ok", "and only if it was answered"
-        if before.state == "closed" and current:
+        if before.state == "closed":
             if how == "ok":
-                self.failures_in_a_row = 0
-            elif how == "down":
-                self.failures_in_a_row += 1
+                self.succeeded.add(process)
+            elif how == "down" and current:
+                self._count(process)
         if self.failures_in_a_row >= FAIL_MAX and before.state == "closed":
             assert after.state == "open", "no open is lost"
         assert after.epoch <= before.epoch + 1
