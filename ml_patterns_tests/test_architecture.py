@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ml_patterns"
 ROOMS = ("incremental", "fan_out", "branching", "retry", "circuit_breaker")
-SHELLS = {"assets", "checks", "sensors", "steps", "resources"}
+SHELLS = {"assets", "checks", "jobs", "sensors", "steps", "resources"}
 """Modules of a room that speak Dagster."""
 
 SHELLS_OF_THE_HOUSE = {

@@ -16,13 +16,13 @@ from ml_patterns_tests.serving.reviews.site import Site, browser, chromium
 def take(folder: Path) -> None:
     """Makes `reviews-queue.png`, `reviews-review.png` and `reviews-phone.png` in a folder."""
     with tempfile.TemporaryDirectory() as temporary:
-        site = Site(Path(temporary), Policy(first_model="review"), noise=0.05)
-        site.with_champion("us_west")
+        site = Site(Path(temporary), Policy(review_at=0.85), noise=0.08)
+        site.with_champion("us_west", rounds=6)
         site.ask("us_east", seed=3)
         token = site.reviewers.add("ada")
         review = site.ask("us_west", seed=1, rounds=40)
         site.ask("asia", seed=8, rounds=20)
-        refused = site.ask("nordics", seed=4, rounds=2)
+        refused = site.ask("nordics", seed=4, rounds=9)
         commands.reject(
             site.house.registry, refused.id, reviewer="grace", reason="the pilot ended last week"
         )

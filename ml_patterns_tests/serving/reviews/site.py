@@ -90,9 +90,9 @@ class Site:
         registry = self.house.registry
         return deploy(registry, self.shop.store, self.policy, "shop", region, actor="run")
 
-    def with_champion(self, region: str = "eu", *, seed: int = 5) -> None:
+    def with_champion(self, region: str = "eu", *, seed: int = 5, rounds: int = 3) -> None:
         """Has a region serve a weaker model."""
-        review = self.ask(region, seed=seed, rounds=3)
+        review = self.ask(region, seed=seed, rounds=rounds)
         commands.approve(
             self.house.registry, review.id, reviewer="grace", reason="better than nothing"
         )
