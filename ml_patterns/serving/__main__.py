@@ -18,7 +18,8 @@ def main() -> None:
     defaults = ServerSettings()
     parser.add_argument("--host", default=defaults.host, help="address to listen on")
     parser.add_argument("--port", type=int, default=defaults.port, help="0: any free port")
-    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    parser.add_argument("--threads", type=int, default=0, help="of each worker; 0: one per core")
     arguments = parser.parse_args()
     settings = ServerSettings.from_environment(**vars(arguments))
     try:

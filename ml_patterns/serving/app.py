@@ -62,7 +62,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
         stop = threading.Event()
         await asyncio.to_thread(_read_registry, fleet, settings)
         reader = threading.Thread(
-            target=_follow, args=(fleet, settings, stop), name="champions", daemon=True
+            target=_follow, args=(fleet, metrics, settings, stop), name="champions", daemon=True
         )
         reader.start()
         yield
@@ -265,9 +265,12 @@ def _read_registry(fleet: Fleet, settings: ServerSettings) -> None:
         _log.exception("reading the champions failed; what is known still serves")
 
 
-def _follow(fleet: Fleet, settings: ServerSettings, stop: threading.Event) -> None:
+def _follow(
+    fleet: Fleet, metrics: Metrics, settings: ServerSettings, stop: threading.Event
+) -> None:
     while not stop.wait(settings.refresh_interval.total_seconds()):
         _read_registry(fleet, settings)
+        metrics.publish()
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -17,6 +18,7 @@ from ml_patterns.registry.registry import Registry
 from ml_patterns.serving.app import create_app
 from ml_patterns.serving.connections import impatient
 from ml_patterns.serving.settings import ServerSettings
+from ml_patterns.serving.workers import Workers
 from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.operational import engine_for
 
@@ -34,7 +36,42 @@ def serve(settings: ServerSettings, installation: Installation) -> None:
     """
     _log_to_stderr()
     listener = _listen(settings)
+    # Before any worker: the tables are made once, and a database that is not there is one sentence.
     registry = Registry(engine_for(installation.state_url))
+    address = listener.getsockname()
+
+    def announce() -> None:
+        host, port = address[:2]
+        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    if settings.workers == 1:
+        _serve(settings, installation, registry, listener, announce)
+        return
+    registry.engine.dispose()
+    workers = Workers(
+        settings.workers, _serve_as_worker, (settings.of_one_worker(), installation), listener
+    )
+    workers.run(announce, settings.shutdown_timeout)
+
+
+def _serve_as_worker(
+    settings: ServerSettings,
+    installation: Installation,
+    listener: socket.socket,
+    announce: Callable[[], None],
+) -> None:
+    _log_to_stderr()
+    registry = Registry(engine_for(installation.state_url))
+    _serve(settings, installation, registry, listener, announce)
+
+
+def _serve(
+    settings: ServerSettings,
+    installation: Installation,
+    registry: Registry,
+    listener: socket.socket,
+    announce: Callable[[], None],
+) -> None:
     app = create_app(registry, ArtifactStore(installation.artifacts), settings)
     server = _AnnouncedServer(
         uvicorn.Config(
@@ -49,7 +86,8 @@ def serve(settings: ServerSettings, installation: Installation) -> None:
             proxy_headers=False,
             timeout_keep_alive=int(settings.keep_alive.total_seconds()),
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
-        )
+        ),
+        announce,
     )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -78,12 +116,13 @@ def _listen(settings: ServerSettings) -> socket.socket:
 
 
 class _AnnouncedServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        assert sockets is not None
-        host, port = sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"listening on http://{shown}:{port}", flush=True)
+        self._announce()
 
 
 def _log_to_stderr() -> None:

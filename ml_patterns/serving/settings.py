@@ -5,6 +5,7 @@ registry says), where they lie (`installation.py`).
 """
 
 import os
+import secrets
 from datetime import timedelta
 from typing import Any, Self
 
@@ -25,8 +26,16 @@ class ServerSettings(Settings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; loopback only.")
     port: int = Field(default=8085, ge=0, le=65_535, description="0: any free port.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that share the port; each holds the models it is asked for.",
+    )
     threads: int = Field(
-        default=0, ge=0, description="Predictions that run side by side; 0: one per core."
+        default=0,
+        ge=0,
+        description="Predictions that run side by side in each worker; 0: one per core in all.",
     )
     max_rows: int = Field(default=100_000, ge=1, description="Most rows of one request (413).")
     max_body_bytes: int = Field(
@@ -119,5 +128,28 @@ class ServerSettings(Settings):
 
     @property
     def worker_threads(self) -> int:
-        """Threads that parse, load and predict."""
-        return self.threads or os.cpu_count() or 1
+        """Threads of one worker that parse, load and predict."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+
+    def of_one_worker(self) -> Self:
+        """Its share of what the workers may take together, bounds rounded up.
+
+        A worker always has room for one request and one model. All sign cookies with one secret,
+        or a reviewer would be logged out by whichever worker did not log them in.
+        """
+
+        def share(value: int) -> int:
+            return -(-value // self.workers)
+
+        return self.model_copy(
+            update={
+                "threads": self.worker_threads,
+                "max_concurrent_requests": share(self.max_concurrent_requests),
+                "max_pending_bytes": max(share(self.max_pending_bytes), self.max_body_bytes),
+                "max_models": share(self.max_models),
+                "max_model_bytes": share(self.max_model_bytes),
+                "logins_per_minute": share(self.logins_per_minute),
+                "answers_per_minute": share(self.answers_per_minute),
+                "session_secret": self.session_secret or SecretStr(secrets.token_urlsafe(32)),
+            }
+        )
