@@ -187,6 +187,9 @@ class Fleet:
         return None if self._refreshed_at is None else self._monotonic() - self._refreshed_at
 
     def _versions(self, name: str) -> list[tuple[int, str]]:
+        if not name.isprintable():
+            # PostgreSQL refuses a NUL with an error, which must not pass for a registry that fails.
+            raise not_found(f"there is no model {name!r}")
         pipeline, _, region = name.partition(".")
         try:
             found = [(v.number, v.artifact) for v in self._registry.versions(pipeline, region)]

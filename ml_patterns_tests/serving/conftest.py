@@ -97,22 +97,25 @@ class House:
     """An installation in a folder: registry, artifacts, and the truth about each version."""
 
     folder: Path
+    state_url: str
     registry: Registry
     artifacts: ArtifactStore
     truth: dict[tuple[str, int], lightgbm.Booster]
 
     @classmethod
-    def build(cls, folder: Path) -> "House":
-        """An empty installation."""
-        registry = Registry(engine_for(f"sqlite:///{folder / 'state.sqlite'}"))
-        return cls(folder, registry, ArtifactStore(str(folder / "artifacts")), {})
+    def build(cls, folder: Path, state_url: str | None = None) -> "House":
+        """An empty installation; without an address its registry is a SQLite file."""
+        url = state_url or f"sqlite:///{folder / 'state.sqlite'}"
+        return cls(
+            folder, url, Registry(engine_for(url)), ArtifactStore(str(folder / "artifacts")), {}
+        )
 
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to find this installation."""
         return {
             "ML_PATTERNS_WAREHOUSE": str(self.folder / "warehouse.duckdb"),
-            "ML_PATTERNS_STATE_URL": f"sqlite:///{self.folder / 'state.sqlite'}",
+            "ML_PATTERNS_STATE_URL": self.state_url,
             "ML_PATTERNS_ARTIFACTS": str(self.folder / "artifacts"),
         }
 
