@@ -2,12 +2,16 @@
 
 `python -m benchmarks.serving --json PATH`: latency (p50, p99) and rows per second for batches of 1,
 32 and 1,000 rows, as JSON and as binary tensors, beside bare LightGBM in the same run; with 1 and
-100 hosted models; start-up time and memory of the server process. MLServer is asked the same,
-where ML_PATTERNS_MLSERVER names its program (`benchmarks/mlserver.py`).
+100 hosted models; by 1 and 4 clients at once; start-up time and memory of the server process.
+MLServer is asked the same, where ML_PATTERNS_MLSERVER names its program (`benchmarks/mlserver.py`).
+
+Bodies are written before the clock starts and answers are parsed in it: writing 20,000 numbers as
+JSON takes Python longer than the server takes to read them.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -16,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,7 @@ from ml_patterns.storage.operational import engine_for
 FEATURES = 20
 TREES = 200
 BATCHES = (1, 32, 1000)
+CLIENTS = 4
 PIPELINE = "bench"
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 
@@ -44,6 +50,7 @@ class Timing:
 
     way: str
     models: int
+    clients: int
     rows: int
     p50_ms: float
     p99_ms: float
@@ -194,12 +201,48 @@ def measure(ways: dict[str, Callable[[], object]], seconds: float) -> dict[str, 
     return {way: np.array(taken) for way, taken in durations.items()}
 
 
+def measure_crowd(
+    ways: dict[str, Callable[[requests.Session], object]], clients: int, seconds: float
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Durations of each way when several clients ask without a pause, and answers per second.
+
+    The clients are threads of this process; the ways take turns of a few hundred milliseconds.
+    """
+    turns = max(1, round(seconds / 0.4))
+    durations: dict[str, list[float]] = {way: [] for way in ways}
+    spent = dict.fromkeys(ways, 0.0)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(clients))
+        sessions = [stack.enter_context(requests.Session()) for _ in range(clients)]
+
+        def keep_asking(
+            ask: Callable[[requests.Session], object], session: requests.Session, end: float
+        ) -> list[float]:
+            taken = []
+            while (started := time.perf_counter()) < end:
+                ask(session)
+                taken.append(time.perf_counter() - started)
+            return taken
+
+        for _ in range(turns):
+            for way, ask in ways.items():
+                started = time.perf_counter()
+                asking = [
+                    pool.submit(keep_asking, ask, session, started + 0.4) for session in sessions
+                ]
+                for asked in asking:
+                    durations[way] += asked.result()
+                spent[way] += time.perf_counter() - started
+    return {way: (np.array(taken), len(taken) / spent[way]) for way, taken in durations.items()}
+
+
 def run(seconds: float) -> dict[str, Any]:
     """All figures.
 
     Args:
         seconds: for each batch size and number of models.
     """
+    before = os.getloadavg()[0]
     timings: list[Timing] = []
     processes: list[Process] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -209,7 +252,12 @@ def run(seconds: float) -> dict[str, Any]:
         for models in (1, 100):
             measure_fleet(models, other if models == 1 else None, seconds, timings, processes)
     return {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "load_before": before,
+            "load_after": os.getloadavg()[0],
+        },
         "lightgbm": lightgbm.__version__,
         "features": FEATURES,
         "trees": TREES,
@@ -262,35 +310,41 @@ def compare(
     matrix = np.random.default_rng(rows).normal(size=(rows, FEATURES))
     path = f"/v2/models/{PIPELINE}.region_0/infer"
 
-    def ask(
+    def way(
         request: Callable[[np.ndarray], tuple[bytes, dict[str, str]]], base: str = url
-    ) -> np.ndarray:
+    ) -> Callable[[requests.Session], np.ndarray]:
         body, headers = request(matrix)
-        return predictions_of(session.post(f"{base}{path}", data=body, headers=headers))
+        return lambda session: predictions_of(
+            session.post(f"{base}{path}", data=body, headers=headers)
+        )
 
-    ways: dict[str, Callable[[], np.ndarray]] = {
-        "bare": lambda: np.asarray(booster.predict(matrix, num_threads=1)),
-        "json": lambda: ask(json_request),
-        "binary": lambda: ask(binary_request),
+    ways: dict[str, Callable[[requests.Session], np.ndarray]] = {
+        "bare": lambda _session: np.asarray(booster.predict(matrix, num_threads=1)),
+        "json": way(json_request),
+        "binary": way(binary_request),
     }
     if other is not None:
-        ways["mlserver"] = lambda: ask(json_request, other)
-    answers = {way: call().tobytes() for way, call in ways.items()}
+        ways["mlserver"] = way(json_request, other)
+    answers = {name: ask(session).tobytes() for name, ask in ways.items()}
     if len(set(answers.values())) != 1:
         raise SystemExit("the server's predictions differ from LightGBM's own")
-    taken = measure(dict(ways), seconds)
-    bare = float(np.median(taken["bare"]))
+    alone = measure({name: functools.partial(ask, session) for name, ask in ways.items()}, seconds)
+    found = {(name, 1): (taken, 1 / float(np.median(taken))) for name, taken in alone.items()}
+    if models == 1:
+        crowd = measure_crowd(ways, CLIENTS, seconds)
+        found |= {(name, CLIENTS): figures for name, figures in crowd.items()}
     return [
         Timing(
-            way=way,
+            way=name,
             models=models,
+            clients=clients,
             rows=rows,
             p50_ms=float(np.median(durations)) * 1e3,
             p99_ms=float(np.quantile(durations, 0.99)) * 1e3,
-            rows_per_second=rows / float(np.median(durations)),
-            share_of_bare=bare / float(np.median(durations)),
+            rows_per_second=rows * rate,
+            share_of_bare=rate / found["bare", clients][1],
         )
-        for way, durations in taken.items()
+        for (name, clients), (durations, rate) in found.items()
     ]
 
 
@@ -311,12 +365,13 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = run(arguments.seconds)
     print(
-        f"{'way':10}{'models':>7}{'rows':>6}{'p50 ms':>9}{'p99 ms':>9}{'rows/s':>11}{'of bare':>9}"
+        f"{'way':10}{'models':>7}{'clients':>8}{'rows':>6}{'p50 ms':>9}{'p99 ms':>9}"
+        f"{'rows/s':>11}{'of bare':>9}"
     )
     for timing in figures["timings"]:
         print(
-            f"{timing['way']:10}{timing['models']:7}{timing['rows']:6}{timing['p50_ms']:9.2f}"
-            f"{timing['p99_ms']:9.2f}{timing['rows_per_second']:11.0f}"
+            f"{timing['way']:10}{timing['models']:7}{timing['clients']:8}{timing['rows']:6}"
+            f"{timing['p50_ms']:9.2f}{timing['p99_ms']:9.2f}{timing['rows_per_second']:11.0f}"
             f"{timing['share_of_bare']:9.2f}"
         )
     for process in figures["processes"]:
@@ -325,6 +380,11 @@ def main() -> None:
             f"answered {process['first_answers_seconds']:.2f} s later, "
             f"{process['memory_mib']:.0f} MiB"
         )
+    machine = figures["machine"]
+    print(
+        f"{machine['cores']} cores; load {machine['load_before']:.1f} before, "
+        f"{machine['load_after']:.1f} after"
+    )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
