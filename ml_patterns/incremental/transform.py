@@ -166,7 +166,9 @@ def _show_external(
             f"WHERE partition_start = date_trunc('day', {_PARTITION})"
         )
     else:
-        connection.execute("CREATE TEMP TABLE IF NOT EXISTS response(body JSON)")
+        connection.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS response(body JSON, region VARCHAR, page BIGINT)"
+        )
         relation = external.select.strip().rstrip(";")
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(external.name)} AS {relation}")
 
