@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -113,13 +114,15 @@ def test_more_bytes_than_the_memory_bound_are_503(house: House) -> None:
         assert client.post(INFER, content=BODY).status_code == 200
 
 
-def test_a_body_that_does_not_arrive_is_408(house: House) -> None:
-    house.deploy("eu", 1)
-    with (
-        running_server(house, receive_timeout="0.3s") as server,
-        _client(server) as client,
-        HalfSent(server, BODY) as slow,
-    ):
+@pytest.fixture(scope="module")
+def impatient(shared_house: House) -> Iterator[Server]:
+    """A server that does not wait long for what was begun."""
+    with running_server(shared_house, receive_timeout="0.5s") as server:
+        yield server
+
+
+def test_a_body_that_does_not_arrive_is_408(impatient: Server) -> None:
+    with _client(impatient) as client, HalfSent(impatient, BODY) as slow:
         status, headers, _ = slow.answer()
         assert (status, headers["connection"]) == (408, "close")
         _wait_for_progress(client, 0)
@@ -137,48 +140,47 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(house: House) -> None:
         assert "Traceback" not in server.log.read_text()
 
 
-def test_headers_that_do_not_arrive_close_the_connection(house: House) -> None:
+def test_headers_that_do_not_arrive_close_the_connection(impatient: Server) -> None:
     """Slowloris: connections that send a header now and then would fill the server."""
-    with running_server(house, receive_timeout="0.5s") as server:
+    address = ("127.0.0.1", impatient.port)
+    with contextlib.ExitStack() as stack:
         connections = [
-            socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(100)
+            stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(100)
         ]
-        try:
-            for connection in connections:
+        for connection in connections:
+            # Some of the hundred may be closed before it is their turn, on a busy machine.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(b"GET /v2 HTTP/1.1\r\nX-Slow: ")
-            with _client(server) as client:
-                assert client.get("/v2/health/live").status_code == 200
-            for connection in connections:
+        with _client(impatient) as client:
+            assert client.get("/v2/health/live").status_code == 200
+        for connection in connections:
+            with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(1) == b""
-        finally:
-            for connection in connections:
-                connection.close()
 
 
-def test_a_connection_that_says_nothing_is_closed(house: House) -> None:
-    with (
-        running_server(house, receive_timeout="0.3s") as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection,
-    ):
+def test_a_connection_that_says_nothing_is_closed(impatient: Server) -> None:
+    with socket.create_connection(("127.0.0.1", impatient.port), timeout=30) as connection:
         assert connection.recv(1) == b""
 
 
 def test_a_request_that_takes_too_long_is_503_and_keeps_its_place(house: House) -> None:
-    house.deploy("eu", 1, rounds=1000)
+    house.deploy("eu", 1, rounds=400)
     matrix = sample_matrix(100_000)
-    body = json.dumps(body_of(matrix)).encode()
+    tensor = {"name": "input", "datatype": "FP64", "shape": list(matrix.shape)}
+    tensor["parameters"] = {"binary_data_size": matrix.nbytes}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    sizes = {"Inference-Header-Content-Length": str(len(head))}
     with running_server(house, request_timeout="0.05s") as server, _client(server) as client:
-        refused = client.post(INFER, content=body)
+        refused = client.post(INFER, content=head + matrix.tobytes(), headers=sizes)
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) >= 1
         assert _in_progress(client) == 1
         _wait_for_progress(client, 0)
 
 
-def test_a_compressed_body_is_415(house: House) -> None:
-    with running_server(house) as server, _client(server) as client:
-        response = client.post(INFER, content=BODY, headers={"Content-Encoding": "gzip"})
-        assert response.status_code == 415
+def test_a_compressed_body_is_415(client: httpx.Client) -> None:
+    response = client.post(INFER, content=BODY, headers={"Content-Encoding": "gzip"})
+    assert response.status_code == 415
 
 
 def test_the_token_is_asked_for_everywhere_but_by_probes(
