@@ -238,6 +238,8 @@ class _Judges:
         known = registry.latest_decision(version.pipeline, version.region, version.number)
         if known is None or known.policy_hash != policy.fingerprint():
             return None
+        if version.state == "voided":  # nobody can answer its review any more: ask again
+            return None
         if known.test_fingerprint != fingerprint(test):
             return None
         evidence = known.evidence
