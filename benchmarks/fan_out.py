@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import statistics
 import tempfile
 import time
 import warnings
@@ -240,6 +241,16 @@ def _worked(instance: dg.DagsterInstance, count: int) -> list[tuple[float, float
     ]
 
 
+def medians(results: Sequence[Result]) -> dict[str, float]:
+    """Of every figure that was measured each time; all of one size."""
+    figures: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in asdict(result).items():
+            if value is not None:
+                figures.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
 def main() -> None:
     """Measures, prints and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -247,18 +258,23 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=100)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=1000, help="0: leave the large fleet out")
+    parser.add_argument("--repeat", type=int, default=1, help="of each size; medians are added")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     sizes = [(options.regions, options.rows)] + [(options.many, 1000)] * bool(options.many)
-    results = []
-    for count, rows in sizes:
+    results, load = [], [os.getloadavg()[0]]
+    for count, rows in sizes * options.repeat:
         results.append(measure(count, rows, bare=True))
+        load.append(os.getloadavg()[0])
         print(results[-1])
     document = {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "lightgbm": lightgbm.__version__,
         "workers": WORKERS,
+        # Above the number of cores, others took part: ratios of wall times then say little.
+        "load_average": [round(each, 1) for each in load],
         "results": [asdict(result) for result in results],
+        "medians": [medians(results[start :: len(sizes)]) for start in range(len(sizes))],
     }
     options.json.write_text(json.dumps(document, indent=2) + "\n")
 
