@@ -7,6 +7,8 @@ Belongs here: the sensors' shells. Does not: what may be deployed (`deploy.py`),
 import dagster as dg
 
 from ml_patterns.automation import sensor_status
+from ml_patterns.branching.channels.configured import configured_channels
+from ml_patterns.branching.channels.passing import tell
 from ml_patterns.branching.deploy import deployable
 from ml_patterns.branching.notify import deliver, webhook_url
 from ml_patterns.registry.registry import Registry
@@ -46,17 +48,23 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
         name=f"{settings.name}_outbox_sensor",
         default_status=sensor_status(),
         minimum_interval_seconds=30,
-        description="Sends pending notifications again and expires reviews nobody answered.",
+        description="Sends pending notifications again, reminds of reviews and expires them.",
     )
     def outbox_sensor(
         context: dg.SensorEvaluationContext, operational: OperationalResource
     ) -> dg.SkipReason:
         registry = Registry(operational.engine())
         expired = registry.expire_reviews(settings.name)
+        registry.remind_of_reviews(settings.notifications.remind_before, settings.name)
         sent = deliver(registry.engine, webhook_url(settings.notifications), pipeline=settings.name)
-        return dg.SkipReason(
+        summary = (
             f"{len(expired)} reviews expired, {sent.delivered} notifications sent, "
             f"{sent.failed} pending {sent.error}".rstrip()
         )
+        for channel in configured_channels(registry):
+            told = tell(registry.engine, channel, pipeline=settings.name)
+            summary += f"; {channel.name}: {told.delivered} sent, {told.failed} pending"
+            summary += f" {told.error}".rstrip()
+        return dg.SkipReason(summary)
 
     return [deployment_sensor, outbox_sensor]

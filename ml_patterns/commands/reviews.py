@@ -79,10 +79,24 @@ def outbox(
     as_json: AsJson = False,
 ) -> None:
     """Show what the team was not told yet, and why. Exit code 2 when something failed."""
+    from ml_patterns.registry.deliveries import stuck
     from ml_patterns.registry.outbox import notifications
 
-    found = notifications(_engine(), pipeline, pending_only=not everything)
-    names = ("id", "pipeline", "region", "kind", "created_at", "attempts", "error", "delivered_at")
-    rows = [[getattr(entry, name) for name in names] for entry in found]
+    engine = _engine()
+    entries = [
+        ("webhook", entry, entry.attempts, entry.error, entry.delivered_at)
+        for entry in notifications(engine, pipeline, pending_only=not everything)
+    ]
+    entries += [
+        (channel, entry, attempts, error, None)
+        for channel, entry, attempts, error in stuck(engine)
+        if pipeline in (None, entry.pipeline)
+    ]
+    of_entry = ("id", "pipeline", "region", "kind", "created_at")
+    rows = [
+        [channel, *(getattr(entry, name) for name in of_entry), *rest]
+        for channel, entry, *rest in entries
+    ]
+    names = ("channel", *of_entry, "attempts", "error", "delivered_at")
     print_rows(names, rows, as_json, "nothing is pending")
-    raise typer.Exit(2 if any(entry.error for entry in found) else 0)
+    raise typer.Exit(2 if any(error for *_, error, _ in entries) else 0)

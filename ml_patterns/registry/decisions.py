@@ -95,7 +95,7 @@ def _settle(
     state = _AFTER_VERDICT[verdict]
     lock.move(number, state, action=f"verdict_{verdict}", actor=GATE, reason=reason)
     if verdict is Verdict.REVIEW:
-        open_review(
+        review = open_review(
             lock,
             version,
             decision_id=decision.id,
@@ -103,12 +103,14 @@ def _settle(
             test_fingerprint=decision.test_fingerprint,
             champion_generation=decision.champion_generation,
         )
-        _tell(lock, "review_requested", version, decision)
+        _tell(lock, "review_requested", version, decision, review=review)
     elif verdict is Verdict.REJECT:
         _tell(lock, "rejected", version, decision)
 
 
-def _tell(lock: RegionLock, kind: str, version: ModelVersion, decision: DecisionRecord) -> None:
+def _tell(
+    lock: RegionLock, kind: str, version: ModelVersion, decision: DecisionRecord, **more: object
+) -> None:
     lock.notify(
         kind,
         (decision.id, version.artifact),
@@ -117,5 +119,6 @@ def _tell(lock: RegionLock, kind: str, version: ModelVersion, decision: Decision
             "version": decision.version,
             "verdict": str(decision.verdict),
             "reason": decision.reason,
+            **more,
         },
     )

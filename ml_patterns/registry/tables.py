@@ -152,3 +152,14 @@ reviewer_tokens = sa.Table(
     sa.Column("revoked_at", UtcDateTime),
     sa.Index("registry_reviewer_tokens_of_a_reviewer", "reviewer"),
 )
+
+outbox_deliveries = sa.Table(
+    "registry_outbox_deliveries",
+    metadata,
+    sa.Column("channel", sa.Text, primary_key=True),
+    sa.Column("notification_id", sa.ForeignKey(outbox.c.id), primary_key=True),
+    sa.Column("claimed_until", UtcDateTime, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("delivered_at", UtcDateTime),
+)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from ml_patterns.errors import UserError
 
-HEAD = "2"
+HEAD = "3"
 """The newest revision; known without loading Alembic, which takes longer than most commands."""
 VERSION_TABLE = "ml_patterns_schema"
 """Not Alembic's default name: Dagster keeps its own version there, maybe in the same database."""

@@ -1,0 +1,1 @@
+"""Further ways to tell the team: tickets, and whatever apprise knows."""
