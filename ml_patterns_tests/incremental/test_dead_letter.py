@@ -9,7 +9,7 @@ from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, row
 
 @pytest.fixture
 def late(shop: Shop) -> Shop:
-    shop.land("a.parquet", [row("1", 0), row("2", 100)])
+    shop.land("a.parquet", [row("1", 0), row("2", 12)])
     shop.ingest()
     shop.land("b.parquet", [row("3", 0), row("4", 5), row("5", 2_000), {**row("6", 0), "at": None}])
     shop.catch_up()
