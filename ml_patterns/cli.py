@@ -81,13 +81,14 @@ def sql(
 def serve(
     port: Annotated[int, typer.Option(help="Port on loopback; 0 chooses a free one.")] = 8085,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
 ) -> None:
     """Serve every champion over the Open Inference Protocol v2."""
     from ml_patterns.installation import Installation
     from ml_patterns.serving.run import serve as serve_models
     from ml_patterns.serving.settings import ServerSettings
 
-    settings = ServerSettings.from_environment(host=host, port=port)
+    settings = ServerSettings.from_environment(host=host, port=port, workers=workers)
     serve_models(settings, Installation.from_environment())
 
 
