@@ -17,6 +17,7 @@ from ml_patterns.commands import (
     incremental,
     load,
     print_rows,
+    reviews,
     status,
 )
 from ml_patterns.errors import UserError
@@ -113,5 +114,5 @@ def dev(
     raise typer.Exit(run_dev(project_root(), port, host))
 
 
-for room in (status, incremental, branching, circuit_breaker):
+for room in (status, incremental, branching, reviews, circuit_breaker):
     room.register(app)

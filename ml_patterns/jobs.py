@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ml_patterns.automation import schedule_status
+from ml_patterns.branching.jobs import build_jobs as build_review_jobs
 from ml_patterns.fan_out.batch import batches
 from ml_patterns.fan_out.steps import model_pictures_job
 from ml_patterns.incremental.checks import daily_checks
@@ -51,6 +52,7 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
             description="Recomputes some closed partitions from the files, and looks for gaps.",
         ),
         model_pictures_job(settings),
+        *build_review_jobs(settings),
     ]
 
 
