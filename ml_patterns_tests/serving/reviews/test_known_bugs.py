@@ -24,9 +24,12 @@ from ml_patterns.registry.registry import Registry
 from ml_patterns.serving.app import create_app
 from ml_patterns.serving.settings import ServerSettings
 from ml_patterns.storage.operational import engine_for
+from ml_patterns_tests.registry.conftest import postgres, url
 from ml_patterns_tests.serving.conftest import Server
 from ml_patterns_tests.serving.reviews.site import Site
 from ml_patterns_tests.serving.reviews.test_races import ask
+
+__all__ = ["postgres", "url"]
 
 context = multiprocessing.get_context("spawn")
 
@@ -56,9 +59,9 @@ def test_an_answer_just_before_the_time_out_counts_even_if_the_expiry_looks_firs
     assert site.deploy().promoted
 
 
-def test_the_clock_starts_when_the_review_can_be_seen(tmp_path: Path) -> None:
+def test_the_clock_starts_when_the_review_can_be_seen(url: str) -> None:
     """Whoever waits for the region's lock has not asked yet."""
-    engine = engine_for(f"sqlite:///{tmp_path / 'state.sqlite'}")
+    engine = engine_for(url)
     times = [datetime(2026, 1, 5, hour, tzinfo=UTC) for hour in range(10, 20)]
     hour = iter(times)
     registry = Registry(engine, lambda: next(hour))
@@ -75,6 +78,8 @@ def test_the_clock_starts_when_the_review_can_be_seen(tmp_path: Path) -> None:
         worker = threading.Thread(target=work)
         worker.start()
         waiting.wait(30)
+        worker.join(0.5)  # until it waits for the lock, or has wrongly got through
+        assert worker.is_alive()
         released_at = next(hour)  # nobody but us has looked at the clock so far
         assert released_at == times[0]
     worker.join()
