@@ -26,8 +26,8 @@ def server(site: Site) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chrome() -> Iterator["Browser"]:
-    """A headless browser."""
+    """A headless browser; not for the whole session: its event loop would be in Dagster's way."""
     with browser(chromium()) as running:
         yield running
