@@ -262,8 +262,8 @@ class Stream(RuleBasedStateMachine):
 
 
 Stream.TestCase.settings = settings(
-    max_examples=12,
-    stateful_step_count=12,
+    max_examples=6,  # the long life below tells sixty longer stories
+    stateful_step_count=10,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
