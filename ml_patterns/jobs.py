@@ -36,19 +36,21 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
     if settings.external:
         tables = [f"external/{table.name}" for table in settings.external]
         jobs["external"] = (tables, "Reads the tables of HTTP APIs.")
+    audits = dg.AssetSelection.checks(*daily_checks(settings))
     return [
         dg.define_asset_job(
             f"{settings.name}_{step}_job",
             selection=dg.AssetSelection.assets(
                 *([settings.name, *asset.split("/")] for asset in assets)
-            ),
+            )
+            - audits,
             description=text,
         )
         for step, (assets, text) in jobs.items()
     ] + [
         dg.define_asset_job(
             f"{settings.name}_audit_job",
-            selection=dg.AssetSelection.checks(*daily_checks(settings)),
+            selection=audits,
             description="Recomputes some closed partitions from the files, and looks for gaps.",
         ),
         model_pictures_job(settings),
