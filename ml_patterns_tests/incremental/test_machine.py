@@ -262,7 +262,7 @@ class Stream(RuleBasedStateMachine):
 
 
 Stream.TestCase.settings = settings(
-    max_examples=6,  # the long life below tells sixty longer stories
+    max_examples=6,  # the long life below tells more and longer stories
     stateful_step_count=10,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -278,8 +278,8 @@ def test_a_long_life_of_the_stream() -> None:
     run_state_machine_as_test(
         Stream,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=20,
+            stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
