@@ -302,7 +302,7 @@ def acknowledge_removal(
             if known is None:
                 raise UserError(
                     f"no file {path} was read by pipeline {pipeline}; "
-                    "name it as `ml-patterns status` shows it"
+                    f'name it as `ml-patterns sql "FROM {pipeline}.current_files"` shows it'
                 )
 
 

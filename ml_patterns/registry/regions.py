@@ -102,5 +102,5 @@ def _set_retired(engine: sa.Engine, pipeline: str, region: str, *, retired_at: o
         )
         if done.rowcount == 0:
             raise SettingsError(
-                f"pipeline {pipeline} has no region {region!r}; known: see `ml-patterns status`"
+                f"pipeline {pipeline} has no region {region!r}; name one that its events have"
             )
