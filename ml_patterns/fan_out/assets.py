@@ -26,6 +26,7 @@ from ml_patterns.fan_out.leaderboard import (
 )
 from ml_patterns.fan_out.picture import as_markdown, leaderboard_svg
 from ml_patterns.fan_out.pool import Work, train_job
+from ml_patterns.incremental.audit import data_checks
 from ml_patterns.partitions import region_partitions
 from ml_patterns.registry.regions import known_regions, retired_among
 from ml_patterns.registry.registry import Registry, Verdict
@@ -103,11 +104,14 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
                 raise nothing_to_train(settings, regions)
             with warehouse.reading() as connection:
                 batch = read_batch(connection, settings, regions)
+                checks = data_checks(connection, settings)
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         fleet = Fleet(registry, artifacts.root)
         ends = []
-        with closing(fleet.train(batch, force=config.force, work=work)) as results:
+        with closing(
+            fleet.train(batch, force=config.force, data_checks=checks, work=work)
+        ) as results:
             for result in results:
                 yield from _report(context, settings, key, result)
                 ends.append(_End.of(result))

@@ -27,6 +27,18 @@ class Discrepancy:
     sentence: str
 
 
+def data_checks(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
+) -> dict[str, bool]:
+    """What the gate takes into a model's evidence; empty where there is no ledger to ask.
+
+    Files are left out: one that is being landed again is no reason to reject a fleet.
+    """
+    if not ledger.exists(connection, settings.name):
+        return {}
+    return {"every_row_accounted_for": not _tables_against_ledger(connection, settings)}
+
+
 def unaccounted_rows(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
 ) -> list[Discrepancy]:
@@ -36,10 +48,16 @@ def unaccounted_rows(
     manifest; a partition's accepted rows against kept + superseded + duplicate; the kept events
     against the rows of `event_features`.
     """
-    found = [
+    return [
         *_files_against_manifest(connection, settings),
-        *_manifest_against_build(connection, settings),
+        *_tables_against_ledger(connection, settings),
     ]
+
+
+def _tables_against_ledger(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
+) -> list[Discrepancy]:
+    found = _manifest_against_build(connection, settings)
     if has_table(connection, settings.name, "event_features"):
         found += _events_against_features(connection, settings)
     return found
