@@ -167,7 +167,8 @@ class ModelClient:
         try:
             deployed = self._deployed.find(pipeline, region)
             if deployed is not None:
-                return deployed, deployed.encode(frame)
+                # A pooled model has the region as a feature; the caller gave it by name.
+                return deployed, deployed.encode(frame.assign(region=region))
             reason = NO_CHAMPION
         except sa.exc.SQLAlchemyError as error:
             reason = f"unavailable: registry ({type(error).__name__})"

@@ -278,3 +278,27 @@ def test_the_bulkhead_bounds_what_one_process_asks_at_once(deployment: Deploymen
             answers = list(pool.map(lambda f: client.predict("deliveries", "eu", f), frames))
         assert server.most_under_way <= 2
     assert all((answer["source"] == "live").all() for answer in answers)
+
+
+def test_a_pooled_champion_knows_the_region_that_was_asked_for(deployment: Deployment) -> None:
+    """Rows reach the client by region, without a column for it; a pooled model needs one."""
+    from ml_patterns.storage.card import Feature, encode
+    from ml_patterns_tests.serving.conftest import FEATURES, card_of, train
+
+    house, booster = deployment.house, train(seed=5)
+    regions = Feature(name="region", type="categorical", categories=("eu", "uk"))
+    features = (FEATURES[0], regions, FEATURES[2])
+    card = card_of("uk", 5).model_copy(update={"features": features, "kind": "pooled"})
+    version = house.registry.register(
+        pipeline="deliveries",
+        region="uk",
+        artifact=house.artifacts.put(booster.model_to_string(), card),
+        kind="pooled",
+        training_key="pooled",
+    )
+    house.promote(version)
+    frame = parcels(20)
+    answers = deployment.client(NOBODY).predict("deliveries", "uk", frame)
+    expected = booster.predict(encode(frame.assign(region="uk"), features), num_threads=1)
+    assert (answers["source"] == "champion").all()
+    assert answers["prediction"].tolist() == expected.tolist()
