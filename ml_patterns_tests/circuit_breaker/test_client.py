@@ -11,7 +11,7 @@ from ml_patterns.circuit_breaker.answers import COLUMNS
 from ml_patterns.circuit_breaker.live import is_outage
 from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.operational import metadata
-from ml_patterns_tests.circuit_breaker.conftest import Deployment, parcels
+from ml_patterns_tests.circuit_breaker.conftest import IMPATIENT, Deployment, parcels
 from ml_patterns_tests.circuit_breaker.model_server import (
     always,
     live_answer,
@@ -71,8 +71,10 @@ def test_whatever_the_server_does_the_champion_answers(
     deployment: Deployment, what: object, reason: str, outage: bool
 ) -> None:
     frame = parcels(3)
+    late = isinstance(what, str) and what in {"hang", "trickle", "trickle head"}
     with serve_models(always(what)) as server:
-        answers = deployment.client(server.url).predict("deliveries", "eu", frame)
+        client = deployment.client(server.url, **(IMPATIENT if late else {}))
+        answers = client.predict("deliveries", "eu", frame)
     assert (answers["source"] == "champion").all()
     np.testing.assert_array_equal(answers["prediction"], champion_says(deployment, frame))
     assert answers["reason"].str.startswith(reason).all(), answers["reason"].iloc[0]
