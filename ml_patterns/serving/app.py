@@ -32,6 +32,7 @@ from ml_patterns.serving.middleware import NOTES, Doorkeeper
 from ml_patterns.serving.models import Fleet, ServedModel
 from ml_patterns.serving.openapi import INFERENCE, RESPONSES
 from ml_patterns.serving.reviews.routes import REVIEWS, add_reviews
+from ml_patterns.serving.rows import RowParts
 from ml_patterns.serving.settings import ServerSettings
 from ml_patterns.storage.artifacts import ArtifactStore
 
@@ -56,6 +57,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
     )
     metrics.watch(fleet, cache, admission)
     workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="predict")
+    parts = RowParts(settings.worker_threads)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +71,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
         stop.set()
         reader.join()
         workers.shutdown(cancel_futures=True)
+        parts.close()
 
     app = FastAPI(
         title="ml_patterns model server",
@@ -90,7 +93,7 @@ def create_app(registry: Registry, artifacts: ArtifactStore, settings: ServerSet
     app.add_exception_handler(Exception, _fail)
     _add_health(app, fleet)
     _add_models(app, fleet)
-    _add_inference(app, fleet, admission, workers, settings, metrics)
+    _add_inference(app, fleet, admission, (workers, parts), settings, metrics)
     add_reviews(app, registry, artifacts, settings)
 
     @app.get("/metrics", response_class=Response)
@@ -171,10 +174,12 @@ def _add_inference(
     app: FastAPI,
     fleet: Fleet,
     admission: Admission,
-    workers: ThreadPoolExecutor,
+    threads: tuple[ThreadPoolExecutor, RowParts],
     settings: ServerSettings,
     metrics: Metrics,
 ) -> None:
+    workers, parts = threads
+
     def predict(
         model: str, number: str | None, body: bytes, json_length: str | None, notes: dict[str, Any]
     ) -> protocol.Answer:
@@ -183,7 +188,7 @@ def _add_inference(
             body, json_length, settings.max_rows, columns=len(served.model.card.features)
         )
         protocol.check_width(request.matrix, served)
-        predictions = served.model.predict(request.matrix)
+        predictions = parts.predict(served.model, request.matrix)
         metrics.rows.labels(model).inc(len(predictions))
         notes.update(model=model, version=served.version, rows=len(predictions))
         return protocol.write_answer(
