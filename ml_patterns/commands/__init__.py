@@ -7,6 +7,7 @@ so that `--help` answers at once.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ml_patterns.settings import PipelineSettings
 
 Pipeline = Annotated[str, typer.Argument(help="Name of the pipeline, as in its YAML file.")]
+_NEVER_FOLDED = 26
+"""Characters; those of a time with its zone."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -67,8 +71,25 @@ def print_rows(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    Console().print(table)
+    cells = [[_cell(value) for value in row] for row in rows]
+    needed = 0
+    for number, name in enumerate(names):
+        longest = max(len(name), *(len(row[number]) for row in cells))
+        # Sentences and paths may be folded; a date or a name in pieces nobody can read.
+        whole = longest <= _NEVER_FOLDED
+        table.add_column(name, overflow="fold", no_wrap=whole)
+        needed += 2 + (longest if whole else _NEVER_FOLDED)
+    for row in cells:
+        table.add_row(*row)
+    console = Console()
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    """A value as people read it; `--json` has all of its digits."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return str(value.replace(microsecond=0))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

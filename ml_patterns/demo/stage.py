@@ -5,6 +5,7 @@ story (`story.py`), counting (`report.py`).
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -91,8 +92,10 @@ class Stage:
         }
 
     def enter(self) -> None:
-        """Makes this process run on the stage."""
+        """Makes this process run on the stage, and a shell that reads `env.sh`."""
         os.environ.update(self.services() | {INSIDE_COMMAND: "true"})
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.services().items()]
+        (self.folder / "env.sh").write_text("\n".join(exports) + "\n")
 
     def land(self, names: list[str], source: Path) -> None:
         """Lets files arrive, oldest first."""

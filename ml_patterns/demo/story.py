@@ -252,7 +252,8 @@ class Demo:
         path = self._stage.folder / "report.json"
         path.write_text(json.dumps(found, indent=2) + "\n")
         report.print_report(self._console, found)
-        self._say("", f"report: {path.relative_to(self._project)}; look around: make dev")
+        self._say("", f"report: {path.relative_to(self._project)}; look around: make dev, or")
+        self._say("", f"source {self._stage.folder.relative_to(self._project)}/env.sh for a shell")
         return found
 
 
