@@ -121,7 +121,7 @@ def format_of(path: str) -> str:
     )
 
 
-def _scan(paths: Sequence[str], *, as_text: bool = True, variable: str | None = None) -> str:
+def scan(paths: Sequence[str], *, as_text: bool = True, variable: str | None = None) -> str:
     """A table function over files of one format; CSV as text unless its types are asked for.
 
     Args:
@@ -154,7 +154,7 @@ def describe(
     """
     try:
         rows = connection.execute(
-            f"DESCRIBE SELECT * EXCLUDE ({FILE_COLUMN}) FROM {_scan([path], as_text=as_text)}"
+            f"DESCRIBE SELECT * EXCLUDE ({FILE_COLUMN}) FROM {scan([path], as_text=as_text)}"
         ).fetchall()
     except duckdb.Error as error:
         raise SourceFileError(why_unreadable(path, error)) from error
@@ -163,7 +163,7 @@ def describe(
 
 def count_rows(connection: duckdb.DuckDBPyConnection, path: str) -> int:
     """Rows of a file as it lies there now."""
-    row = connection.execute(f"SELECT count(*) FROM {_scan([path])}").fetchone()
+    row = connection.execute(f"SELECT count(*) FROM {scan([path])}").fetchone()
     return int(row[0]) if row else 0
 
 
@@ -278,7 +278,7 @@ def check_types(
         lossy = "" if kind == "VARCHAR" else f" OR CAST({cast} AS {kind}) IS DISTINCT FROM {column}"
         try:
             example = connection.execute(
-                f"SELECT CAST({column} AS VARCHAR) FROM {_scan([path])} "
+                f"SELECT CAST({column} AS VARCHAR) FROM {scan([path])} "
                 f"WHERE {column} IS NOT NULL AND ({cast} IS NULL{lossy}) LIMIT 1"
             ).fetchone()
         except duckdb.Error as error:
@@ -316,7 +316,7 @@ def typed_rows(
         column = quoted(events.time)
         where = f" WHERE {column} >= {between[0]} AND {column} < {between[1]}"
     return (
-        f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {_scan(paths, variable=variable)}{where}"
+        f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {scan(paths, variable=variable)}{where}"
     )
 
 
