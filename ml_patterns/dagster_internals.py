@@ -7,6 +7,9 @@ says at once when an upgrade moves one of them.
 evaluation for each. Dagster counts an evaluation as current only if it names the materialization
 that it is about, and fills that in by itself only for checks of the partition that a step was
 started for. There is no public name for the record.
+
+`JobDefinition.asset_layer`: an asset without a required output must know whether anything else is
+to run after it. `DagsterRun.asset_selection` is empty for jobs.
 """
 
 import dagster as dg
@@ -14,7 +17,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
-__all__ = ["AssetCheckEvaluationTargetMaterializationData", "latest_target"]
+__all__ = ["AssetCheckEvaluationTargetMaterializationData", "latest_target", "others_selected"]
 
 
 def latest_target(
@@ -30,3 +33,8 @@ def latest_target(
     return AssetCheckEvaluationTargetMaterializationData(
         storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
     )
+
+
+def others_selected(context: dg.AssetExecutionContext) -> bool:
+    """Whether the run materializes other assets, too."""
+    return len(context.job_def.asset_layer.selected_asset_keys) > 1

@@ -13,7 +13,7 @@ from typing import Any, Self
 import dagster as dg
 
 from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
-from ml_patterns.dagster_internals import latest_target
+from ml_patterns.dagster_internals import latest_target, others_selected
 from ml_patterns.errors import UserError
 from ml_patterns.fan_out.batch import nothing_to_train, read_batch
 from ml_patterns.fan_out.fleet import Fleet, RegionResult, Status
@@ -39,7 +39,13 @@ from ml_patterns.storage.resources import (
 
 GROUP = "fan_out"
 
-Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]
+Event = (
+    dg.AssetMaterialization
+    | dg.AssetObservation
+    | dg.AssetCheckEvaluation
+    | dg.MaterializeResult[None]
+    | dg.Output[None]
+)
 
 
 class TrainingConfig(dg.Config):
@@ -108,17 +114,24 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         fleet = Fleet(registry, artifacts.root)
-        ends = []
+        ends, kept = [], []
+        is_followed = others_selected(context)
         with closing(
             fleet.train(batch, force=config.force, data_checks=checks, work=work)
         ) as results:
             for result in results:
-                yield from _report(context, settings, key, result)
+                if is_followed:
+                    kept.append(result)
+                else:
+                    yield from _report(context, settings, key, result)
                 ends.append(_End.of(result))
+        if kept:
+            yield from _report_with_output(context, settings, key, kept)
         counts = Counter(end.status for end in ends)
         context.log.info(", ".join(f"{count} {status}" for status, count in counts.items()))
         yield dg.Output(None, output_name=spec.get_python_identifier())
-        _raise_if_failed(sorted(ends))
+        by_itself = {"dagster/sensor_name", "dagster/schedule_name"} & context.run.tags.keys()
+        _raise_if_failed(sorted(ends), asked_by_name=not by_itself)
 
     return _regional_model
 
@@ -214,7 +227,7 @@ def _report(
 ) -> Iterator[Event]:
     """A region's own materialization and check evaluation; without a new model, an observation."""
     region, metadata = result.region, _metadata(result)
-    if result.status not in ("trained", "unchanged"):
+    if not result.has_model:
         context.log.warning(f"{region}: {result.status}; {result.reason}")
         yield dg.AssetObservation(key, partition=region, metadata=metadata)
         return
@@ -222,6 +235,35 @@ def _report(
     if result.judgement:
         target = latest_target(context.instance, key, region)
         yield gate_evaluation(settings, region, result.judgement, target)
+
+
+def _report_with_output(
+    context: dg.AssetExecutionContext,
+    settings: PipelineSettings,
+    key: dg.AssetKey,
+    results: Sequence[RegionResult],
+) -> Iterator[Event]:
+    """Lets what is selected after this asset run, too: Dagster skips it unless there is an output.
+
+    An output says that every region of the run has a model, so it is given only when that is true.
+    """
+    without = {result.region for result in results if not result.has_model}
+    without |= set(context.partition_keys) - {result.region for result in results}
+    if without:
+        context.log.warning(
+            f"no new model of {', '.join(sorted(without))}: what else this run was to materialize "
+            "is skipped; materialize it in a run of its own"
+        )
+        for result in results:
+            yield from _report(context, settings, key, result)
+        return
+    for result in results:
+        context.add_asset_metadata(_metadata(result), partition_key=result.region)
+    yield dg.MaterializeResult()
+    for result in results:
+        if result.judgement:
+            target = latest_target(context.instance, key, result.region)
+            yield gate_evaluation(settings, result.region, result.judgement, target)
 
 
 def _metadata(result: RegionResult) -> dict[str, Any]:
@@ -273,7 +315,7 @@ class _End:
         return cls(result.region, result.status, result.reason, rejection)
 
 
-def _raise_if_failed(ends: Sequence[_End]) -> None:
+def _raise_if_failed(ends: Sequence[_End], *, asked_by_name: bool) -> None:
     """Fails the run when all is recorded, so that nothing is lost and nothing hides."""
     failed = [end for end in ends if end.status == "failed"]
     if failed:
@@ -283,7 +325,7 @@ def _raise_if_failed(ends: Sequence[_End]) -> None:
             f"range again to train only these. {listed}",
             allow_retries=False,
         )
-    if len(ends) == 1:
+    if asked_by_name and len(ends) == 1:
         _raise_if_alone(ends[0])
 
 

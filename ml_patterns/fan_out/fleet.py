@@ -57,6 +57,11 @@ class RegionResult:
     work: Trained | None = None
 
     @property
+    def has_model(self) -> bool:
+        """Whether the region has a version, of this training or of one before on the same data."""
+        return self.status in ("trained", "unchanged")
+
+    @property
     def decision(self) -> DecisionRecord | None:
         """The verdict on the version."""
         return self.judgement.decision if self.judgement else None

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
+from ml_patterns.branching import assets as branching_assets
 from ml_patterns.branching.policy import Policy
 from ml_patterns.fan_out.assets import regional_model
 from ml_patterns.fan_out.pool import Work, train_job
 from ml_patterns.registry.regions import add_regions, retire_region
+from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.resources import (
     ArtifactsResource,
     OperationalResource,
@@ -45,16 +48,18 @@ def run(
     *,
     settings: PipelineSettings = SETTINGS,
     work: Work = train_job,
+    followed: bool = False,
 ) -> dg.ExecuteInProcessResult:
-    """One run, of one region or of a range."""
-    asset = regional_model(settings, work)
+    """One run, of one region or of a range; `followed` by the deployment."""
+    assets = [regional_model(settings, work)]
+    assets += branching_assets.build_assets(settings) if followed else []
     tags = {
         "dagster/asset_partition_range_start": first,
         "dagster/asset_partition_range_end": last or first,
     }
     return dg.materialize(
-        [asset, dg.AssetSpec(dg.AssetKey(["parcels", "event_features"]))],
-        selection=[asset],
+        [*assets, dg.AssetSpec(dg.AssetKey(["parcels", "event_features"]))],
+        selection=assets,
         instance=instance,
         raise_on_error=False,
         tags=tags if last else None,
@@ -126,6 +131,40 @@ def test_a_killed_region_costs_no_other_its_materialization(
         "tiny": "unchanged",
     }
     assert check_statuses(instance, "eu") == (True, "deploy")
+
+
+def test_what_is_selected_after_the_models_runs_in_the_same_run(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """Both assets chosen in the launchpad: who passed is deployed, and the checks are current."""
+    house.holds(made_up("asia"), made_up("eu"), made_up("us"), made_up("tiny", 3))
+
+    result = run(instance, house, "asia", "us", followed=True)
+
+    assert result.success
+    assert instance.get_materialized_partitions(KEY) == {"asia", "eu", "us", "tiny"}
+    deployed = dg.AssetKey(["parcels", "deployed_model"])
+    assert instance.get_materialized_partitions(deployed) == {"asia", "eu", "us"}
+    assert check_statuses(instance, "eu") == (True, "deploy")
+    assert check_statuses(instance, "tiny") == (False, "review")
+    (newest,) = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=KEY, asset_partitions=["eu"]), limit=1
+    ).records
+    assert newest.asset_materialization.metadata["verdict"].value == "deploy"
+
+
+def test_a_region_without_a_model_is_not_said_to_have_one_for_the_sake_of_what_follows(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    house.holds(made_up("asia"), made_up("eu"), made_up("us"))
+
+    result = run(instance, house, "asia", "us", work=kills_asia, followed=True)
+
+    assert not result.success
+    assert instance.get_materialized_partitions(KEY) == {"eu", "us"}
+    assert Registry(engine_for(house.state_url)).champions("parcels") == []
+    assert run(instance, house, "eu", followed=True).success
+    assert [c.region for c in Registry(engine_for(house.state_url)).champions("parcels")] == ["eu"]
 
 
 def test_a_single_rejected_region_fails_its_run_once_all_is_recorded(

@@ -34,3 +34,23 @@ def test_the_newest_materialization_of_a_partition_is_found() -> None:
         ).records
     assert target is not None
     assert (target.storage_id, target.run_id) == (newest.storage_id, newest.run_id)
+
+
+def test_an_asset_knows_whether_others_run_with_it() -> None:
+    """Assets that are only upstream, checks included, are not others."""
+    seen = []
+    upstream = dg.AssetSpec("upstream")
+
+    @dg.asset(deps=[upstream], check_specs=[dg.AssetCheckSpec("gate", asset="model")])
+    def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        seen.append(dagster_internals.others_selected(context))
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=True)])
+
+    @dg.asset(deps=[model])
+    def deployed() -> None:
+        """Follows."""
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([upstream, model, deployed], selection=[model], instance=instance)
+        dg.materialize([upstream, model, deployed], selection=[model, deployed], instance=instance)
+    assert seen == [False, True]

@@ -54,7 +54,7 @@ def look(
     instance: dg.DagsterInstance, house: House, settings: PipelineSettings
 ) -> list[dg.RunRequest] | str:
     """What the sensor asks for, or why it asks for nothing."""
-    (sensor,) = build_sensors(settings)
+    sensor, _ = build_sensors(settings)
     context = dg.build_sensor_context(
         instance=instance,
         resources={
