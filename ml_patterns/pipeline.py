@@ -30,6 +30,7 @@ from ml_patterns.incremental import sensors as incremental_sensors
 from ml_patterns.incremental.sources import verify_columns
 from ml_patterns.installation import Installation
 from ml_patterns.jobs import build_jobs, build_schedules
+from ml_patterns.maintenance import sensors as maintenance_sensors
 from ml_patterns.retry import assets as retry_assets
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, storage_resources
@@ -42,7 +43,13 @@ _ASSETS = (
     circuit_breaker_assets,
 )
 _CHECKS = (incremental_checks, circuit_breaker_checks)
-_SENSORS = (incremental_sensors, fan_out_sensors, branching_sensors, circuit_breaker_sensors)
+_SENSORS = (
+    incremental_sensors,
+    fan_out_sensors,
+    branching_sensors,
+    circuit_breaker_sensors,
+    maintenance_sensors,
+)
 
 
 class EventModelPipeline(dg.Component):

@@ -24,7 +24,9 @@ from ml_patterns.registry.records import Notification
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = (3.05, 5)
-_ALARMING = frozenset({"rejected", "champion_in_doubt", "rolled_back", "review_expired"})
+_ALARMING = frozenset(
+    {"rejected", "champion_in_doubt", "rolled_back", "review_expired", "run_failed"}
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def describe(notification: Notification) -> str:
     """A notification as one line."""
     payload = notification.payload
     what = notification.kind.replace("_", " ")
-    who = f"{notification.pipeline}/{notification.region} version {payload.get('version')}"
+    who = notification.pipeline
+    if notification.region:  # what concerns the whole pipeline names none
+        who += f"/{notification.region} version {payload.get('version')}"
     return f"{who} {what}: {payload.get('reason', '')}"
 
 

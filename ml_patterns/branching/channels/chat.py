@@ -57,7 +57,8 @@ class ChatChannel:
         self._caller.call(lambda _seconds: self._notify(notification))
 
     def _notify(self, notification: Notification) -> None:
-        title = f"{notification.region}: {notification.kind.replace('_', ' ')}"
+        who = notification.region or notification.pipeline
+        title = f"{who}: {notification.kind.replace('_', ' ')}"
         text = f"{describe(notification)}\n({notification.key})"
         if not self._services.notify(title=title, body=text):
             raise ConnectionError("a service of apprise did not take the message")

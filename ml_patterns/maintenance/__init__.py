@@ -1,0 +1,1 @@
+"""Keeping an installation alive: alerts, backup and restore, retention."""
