@@ -7,31 +7,37 @@ What a page may hold:
 
 - a block `console`: lines that begin with `$ ` are commands (continued after a `\\` at the end of
   the line), what stands below each is its output, standard error included;
+- a block `sh` or `bash`: commands without output, whatever they print;
 - a block whose info string names a file after the language, such as `python make_orders.py`:
   the file is written, relative to where the page's commands have gone by then.
 
-In an output `…` stands for any text within a line, and alone on a line for any lines. Blanks count
-once, and seconds such as `4.2 s` match any seconds. A command that ends in ` &` goes on in the
-background until the session ends; its output is awaited, as a reader would.
+In an output `…` stands for any text within a line, and alone on a line for any lines. Blanks and
+rules (`───`) count once, and seconds such as `4.2 s` match any seconds. A command must succeed,
+unless the next one is `echo $?`. A command that ends in ` &` goes on in the background until the
+session ends; its output is awaited, as a reader would.
 """
 
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 PATIENCE = 300.0
 """Seconds that a command may take: machines that run tests are busy."""
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>.*)$")
-_OWN = ("ML_PATTERNS_", "DAGSTER_")
+_SHELL = ("sh", "bash")
+_OWN = ("ML_PATTERNS_", "DAGSTER_", "PYTEST_", "GITHUB_", "CI", "FORCE_COLOR", "PYTHONPATH")
+"""Variables that a reader does not have."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,12 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(block: Block) -> Iterator[Command]:
-    """The commands of a block of language `console`, each with its output."""
+    """The commands of a block, each with its output; none in a block that is no shell's."""
+    if block.path or block.language not in ("console", *_SHELL):
+        return
+    if block.language in _SHELL:
+        yield Command(block.text.rstrip(), "…", block.line)
+        return
     text, line, output = "", 0, list[str]()
     for number, content in enumerate(block.text.splitlines(), block.line):
         if text.endswith("\\") and not output:
@@ -107,12 +118,14 @@ def matches(expected: str, printed: str, *, anywhere: bool = False) -> bool:
 def _pattern(line: str) -> str:
     """A line of an output as a regular expression."""
     tolerant = []
-    for word in re.split(r"(…|\d[\d.,]* (?:ms|s|seconds)\b|[ \t]+)", line.strip()):
+    for word in re.split(r"(…|─+|\d[\d.,]* (?:ms|s|seconds)\b|[ \t]+)", line.strip()):
         seconds = re.fullmatch(r"\d[\d.,]* (ms|s|seconds)", word)
         if word == "…":
             tolerant.append(r".*?")
         elif seconds:
             tolerant.append(rf"\d[\d.,]* {seconds[1]}")
+        elif word.startswith("─"):
+            tolerant.append("─+")
         elif word.strip():
             tolerant.append(re.escape(word))
         elif word:
@@ -122,16 +135,26 @@ def _pattern(line: str) -> str:
 
 @dataclass
 class Session:
-    """A shell that remembers its folder and its exported variables from command to command."""
+    """A shell that remembers its folder and its exported variables from command to command.
+
+    Attributes:
+        ports: those that pages name, and those that are used instead, so that a page gets on with
+            whatever else runs on the machine.
+    """
 
     folder: Path
     state: Path
     environment: dict[str, str]
     patience: float = PATIENCE
+    ports: Mapping[str, str] = field(default_factory=dict)
+    _code: int = 0
     _background: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def run(self, command: Command, page: Path, code: int = 0) -> str:
+    def run(self, command: Command, page: Path, code: int | None = 0) -> str:
         """Runs one command and compares.
+
+        Args:
+            code: the exit code that is right; None where the page asks for it next.
 
         Raises:
             AssertionError: another output or exit code; shows both and where the page says it.
@@ -149,9 +172,11 @@ class Session:
             timeout=self.patience,
             text=True,
         )
-        assert done.returncode == code, f"{place}\nexit code {done.returncode}\n{done.stdout}"
-        _compare(place, command.expected, done.stdout)
-        return done.stdout
+        self._code = done.returncode
+        printed = self._as_on_the_page(done.stdout)
+        assert code in (None, self._code), f"{place}\nexit code {self._code}\n{printed}"
+        _compare(place, command.expected, printed)
+        return printed
 
     def write(self, block: Block) -> None:
         """Writes the file that a block shows."""
@@ -183,7 +208,15 @@ class Session:
     def _script(self, text: str, *, remember: bool = True) -> str:
         state = shlex.quote(str(self.state))
         keep = f'\n_code=$?; {{ export -p; echo cd $(printf %q "$PWD"); }} >{state}; exit $_code'
-        return f"[ ! -e {state} ] || . {state}\n{text}{keep if remember else ''}"
+        for ours, used in self.ports.items():
+            text = re.sub(rf"\b{ours}\b", used, text)
+        begin = f"[ ! -e {state} ] || . {state}\n(exit {self._code})\n"
+        return f"{begin}{text}{keep if remember else ''}"
+
+    def _as_on_the_page(self, printed: str) -> str:
+        for ours, used in self.ports.items():
+            printed = re.sub(rf"\b{used}\b", ours, printed)
+        return printed
 
     def _start(self, command: Command, place: str) -> str:
         log = self.state.with_name(f"background-{len(self._background)}.log")
@@ -197,13 +230,13 @@ class Session:
         self._background.append(process)
         deadline = time.monotonic() + self.patience
         while command.expected.strip():
-            printed = log.read_text()
+            printed = self._as_on_the_page(log.read_text())
             if matches(command.expected, printed, anywhere=True):
                 break
             running = process.poll() is None and time.monotonic() < deadline
             assert running, f"{place}\ndid not print\n{command.expected}\nbut\n{printed}"
             time.sleep(0.1)
-        return log.read_text()
+        return self._as_on_the_page(log.read_text())
 
 
 def _compare(place: str, expected: str, printed: str) -> None:
@@ -211,23 +244,34 @@ def _compare(place: str, expected: str, printed: str) -> None:
 
 
 @contextmanager
-def session(folder: Path, state: Path, **variables: str) -> Iterator[Session]:
+def session(
+    folder: Path, state: Path, ports: Sequence[str] = (), **variables: str
+) -> Iterator[Session]:
     """A reader's shell: this environment's commands on PATH, a terminal 100 columns wide.
 
     Args:
         folder: where the reader sits.
         state: an existing folder outside of it, for what the session remembers.
+        ports: that the page names; free ones are used instead of them.
         variables: the reader's environment, besides what this process has; variables of this
             project are not inherited.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment |= {"PATH": path, "COLUMNS": "100", "TERM": "dumb", **variables}
-    opened = Session(folder, state / "session.sh", environment)
+    opened = Session(folder, state / "session.sh", environment, ports=dict(_free(ports)))
     try:
         yield opened
     finally:
         opened.close()
+
+
+def _free(ports: Sequence[str]) -> Iterator[tuple[str, str]]:
+    with ExitStack() as held:
+        for port in ports:
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            yield port, str(probe.getsockname()[1])
 
 
 def follow(
@@ -251,15 +295,15 @@ def follow(
     """
     codes, done = exit_codes or {}, list[str]()
     for block in blocks(page):
-        if block.language != "console":
-            if block.path:
-                reader.write(block)
-            continue
-        for command in commands(block):
+        if block.path:
+            reader.write(block)
+        found = [*commands(block)]
+        for command, after in zip_longest(found, found[1:]):
             if command.text.startswith(tuple(leave_out)):
                 continue
             code = next((c for start, c in codes.items() if command.text.startswith(start)), 0)
-            reader.run(command, page, code)
+            asked = after is not None and after.text == "echo $?"
+            reader.run(command, page, None if asked else code)
             done.append(command.text)
     assert done, f"{page} has no command to follow"
     return done

@@ -28,6 +28,21 @@ reader
 made.txt
 ```
 
+```console
+$ exit 3
+$ echo $?
+3
+$ echo "listening on 8085"; echo '1 ─────────'
+listening on 8085
+1 ───
+```
+
+```sh
+echo not compared
+[ "$(pwd)" != / ] &&
+    touch by-sh
+```
+
 - In a list:
 
   ```console
@@ -48,8 +63,14 @@ def test_a_page_is_followed(tmp_path: Path) -> None:
     folder.mkdir()
     with session(folder, tmp_path) as reader:
         done = follow(page(tmp_path), reader, exit_codes={"echo $NAME": 1})
-    assert len(done) == 6
-    assert (folder / "work" / "made.txt").exists()
+    assert len(done) == 10
+    assert {path.name for path in (folder / "work").iterdir()} == {"made.txt", "by-sh"}
+
+
+def test_a_page_gets_on_with_whoever_uses_its_port(tmp_path: Path) -> None:
+    with session(tmp_path, tmp_path, ports=["8085"]) as reader:
+        follow(page(tmp_path, "```console\n$ echo 8085 18085\n8085 18085\n```\n"), reader)
+        assert reader.ports["8085"] != "8085"
 
 
 @pytest.mark.parametrize(
