@@ -1,6 +1,7 @@
-"""Whether sensors and schedules start by themselves.
+"""Whether sensors and schedules start by themselves, how often they look, and what they wait for.
 
-Belongs here: one switch for all of them. Does not: the sensors and schedules (in their rooms).
+Belongs here: one switch and one pace for all of them, and whether a job is under way. Does not: the
+sensors and schedules (in their rooms).
 
 Dagster's default is stopped: what runs by itself in production is turned on there, by a person, in
 the UI. `make dev` sets ML_PATTERNS_AUTOMATION=on, so that everything runs.
@@ -10,9 +11,24 @@ import os
 
 import dagster as dg
 
+from ml_patterns.errors import SettingsError
+
+SWITCH = "ML_PATTERNS_AUTOMATION"
+"""`on`: what nobody has switched yet runs; unset or anything else: it is stopped."""
+
+PACE = "ML_PATTERNS_SENSOR_SECONDS"
+"""Most seconds between two looks of a sensor; unset: each sensor's own."""
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
 
 def _on() -> bool:
-    return os.environ.get("ML_PATTERNS_AUTOMATION", "").lower() == "on"
+    return os.environ.get(SWITCH, "").lower() == "on"
 
 
 def sensor_status() -> dg.DefaultSensorStatus:
@@ -23,3 +39,26 @@ def sensor_status() -> dg.DefaultSensorStatus:
 def schedule_status() -> dg.DefaultScheduleStatus:
     """Status of a schedule that nobody has switched yet."""
     return dg.DefaultScheduleStatus.RUNNING if _on() else dg.DefaultScheduleStatus.STOPPED
+
+
+def sensor_interval(seconds: int) -> int:
+    """Seconds between two looks of a sensor: its own number, or less where PACE says so.
+
+    Raises:
+        SettingsError: PACE is not a whole number of seconds.
+    """
+    asked = os.environ.get(PACE, "").strip()
+    if not asked:
+        return seconds
+    if not asked.isdecimal() or int(asked) < 1:
+        raise SettingsError(f"{PACE} is {asked!r}; write a whole number of seconds, or unset it")
+    return min(seconds, int(asked))
+
+
+def under_way(instance: dg.DagsterInstance, pipeline: str, *steps: str) -> str | None:
+    """The first of some jobs `<pipeline>_<step>_job` of which a run waits or works; None: none."""
+    for step in steps:
+        job = f"{pipeline}_{step}_job"
+        if instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_UNFINISHED)):
+            return job
+    return None

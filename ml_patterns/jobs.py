@@ -103,7 +103,8 @@ def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
 def _due_partitions_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{settings.name}_due_partitions_schedule",
-        default_status=schedule_status(),
+        # Beside the sensor it would ask for the same again: only a person turns it on.
+        default_status=dg.DefaultScheduleStatus.STOPPED,
         job_name=f"{settings.name}_build_job",
         cron_schedule="5 * * * *",
         execution_timezone="UTC",

@@ -4,13 +4,17 @@ Belongs here: the sensors' shells. Does not: what may be deployed (`deploy.py`),
 (`notify.py`), expiring (`Registry.expire_reviews`).
 """
 
+import hashlib
+
 import dagster as dg
 
-from ml_patterns.automation import sensor_status
+from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.base import utc_now
 from ml_patterns.branching.channels.configured import configured_channels
 from ml_patterns.branching.channels.passing import tell
 from ml_patterns.branching.deploy import deployable
 from ml_patterns.branching.notify import deliver, webhook_url
+from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource
@@ -18,36 +22,39 @@ from ml_patterns.storage.resources import OperationalResource
 
 def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
     """The sensors of this room."""
-    deployed_model = dg.AssetKey([settings.name, "deployed_model"])
+    op = f"{settings.name}__deployed_model"
 
     @dg.sensor(
         name=f"{settings.name}_deployment_sensor",
         default_status=sensor_status(),
-        target=dg.AssetSelection.assets(deployed_model),
-        minimum_interval_seconds=30,
-        description="Deploys exactly the regions that passed or that a reviewer approved.",
+        job_name=f"{settings.name}_deployment_job",
+        minimum_interval_seconds=sensor_interval(30),
+        description="Deploys exactly the regions that passed or that a reviewer approved, in one "
+        "run.",
     )
     def deployment_sensor(
         context: dg.SensorEvaluationContext, operational: OperationalResource
-    ) -> dg.SensorResult | dg.SkipReason:
+    ) -> dg.RunRequest | dg.SkipReason:
+        if under_way(context.instance, settings.name, "deployment"):
+            return dg.SkipReason("a deployment is under way; what it leaves is requested after it")
         decisions = deployable(Registry(operational.engine()), settings.name, settings.gate)
-        if not decisions:
+        passed = {decision.region for decision in decisions}
+        keys = context.instance.get_dynamic_partitions(region_partitions(settings).name or "")
+        regions = [key for key in keys if key in passed]
+        if not regions:
             return dg.SkipReason("no region passed or was approved since the last look")
-        return dg.SensorResult(
-            # One decision is requested once: if it turns out stale, a new one has to be made.
-            run_requests=[
-                dg.RunRequest(
-                    run_key=f"decision-{decision.id}-{decision.policy_hash[:12]}",
-                    partition_key=decision.region,
-                )
-                for decision in decisions
-            ]
+        made = ",".join(f"{decision.id}-{decision.policy_hash}" for decision in decisions)
+        return dg.RunRequest(
+            # What could not be deployed is asked for again, once an hour.
+            run_key=f"{hashlib.sha256(made.encode()).hexdigest()[:16]}-{utc_now():%Y%m%d%H}",
+            tags=range_tags(regions[0], regions[-1]),
+            run_config={"ops": {op: {"config": {"regions": regions}}}},
         )
 
     @dg.sensor(
         name=f"{settings.name}_outbox_sensor",
         default_status=sensor_status(),
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_interval(30),
         description="Sends pending notifications again, reminds of reviews and expires them.",
     )
     def outbox_sensor(

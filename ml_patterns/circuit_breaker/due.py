@@ -4,6 +4,7 @@ Belongs here: questions to the tables of features and predictions. Does not: ans
 (`predictions.py`), asking again what was degraded (`degraded.py`).
 """
 
+import hashlib
 from datetime import datetime
 
 import duckdb
@@ -59,3 +60,17 @@ def unjudged_days(
         """
     ).fetchall()
     return [row[0] for row in rows]
+
+
+def progress(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> str:
+    """Hash of what partitions want: the same again means that a request was not carried out."""
+    schema = quoted(settings.name)
+    known = [
+        connection.execute(f"SELECT {what} FROM {schema}.{table}").fetchall()
+        for table, what in (
+            ("partition_state", "sum(generation) FILTER (layer = 'features')"),
+            ("predictions", "count(*)"),
+        )
+        if has_table(connection, settings.name, table)
+    ]
+    return hashlib.sha256(str(known).encode()).hexdigest()[:16]

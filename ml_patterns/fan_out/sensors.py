@@ -1,6 +1,6 @@
-"""What starts the fan-out by itself, between two schedules.
+"""What starts the fan-out by itself between two schedules, and the fan-in after it.
 
-Belongs here: the sensor's shell. Does not: how far features moved (`movement.py`), which regions a
+Belongs here: the sensors' shells. Does not: how far features moved (`movement.py`), which regions a
 run gets (`batch.py`).
 """
 
@@ -9,32 +9,30 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_status
+from ml_patterns.automation import sensor_interval, sensor_status, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.fan_out.batch import batches
 from ml_patterns.fan_out.movement import movement
 from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.registry.regions import known_regions
+from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
-
 
 def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
-    """The sensor that trains the fleet when its features have moved."""
+    """The sensors that train the fleet when its features have moved, and rank it afterwards."""
+    return [_moved_features_sensor(settings), _leaderboard_sensor(settings)]
+
+
+def _moved_features_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     pipeline, asked = settings.name, settings.training.retrain_share
 
     @dg.sensor(
         name=f"{pipeline}_moved_features_sensor",
         default_status=sensor_status(),
         job_name=f"{pipeline}_training_job",
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_interval(60),
         description=(
             f"Trains the fleet when {asked:.0%} of its feature rows or more were rebuilt since it "
             "was last trained (training.retrain_share); regions in which nothing changed are "
@@ -46,10 +44,9 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
         warehouse: WarehouseResource,
         operational: OperationalResource,
     ) -> dg.SensorResult | dg.SkipReason:
-        for step in ("training", "build"):
-            running = dg.RunsFilter(job_name=f"{pipeline}_{step}_job", statuses=_UNFINISHED)
-            if context.instance.get_runs_count(running):
-                return dg.SkipReason(f"a run of {pipeline}_{step}_job is under way")
+        running = under_way(context.instance, pipeline, "training", "build")
+        if running:
+            return dg.SkipReason(f"a run of {running} is under way")
         if not warehouse.warehouse().path.exists():
             return dg.SkipReason("there are no features yet")
         known = set(known_regions(operational.engine(), pipeline))
@@ -73,7 +70,39 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
             ]
         )
 
-    return [moved_features_sensor]
+    return moved_features_sensor
+
+
+def _leaderboard_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
+    pipeline = settings.name
+
+    @dg.sensor(
+        name=f"{pipeline}_leaderboard_sensor",
+        default_status=sensor_status(),
+        job_name=f"{pipeline}_leaderboard_job",
+        minimum_interval_seconds=sensor_interval(60),
+        description="Ranks the fleet anew when a version was judged, deployed, reviewed or rolled "
+        "back, or a training gave a region no model.",
+    )
+    def leaderboard_sensor(
+        context: dg.SensorEvaluationContext, operational: OperationalResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        running = under_way(context.instance, pipeline, "training", "deployment")
+        if running:
+            return dg.SkipReason(f"a run of {running} is under way")
+        transition = Registry(operational.engine()).newest_transition(pipeline)
+        without_model = context.instance.fetch_observations(
+            dg.AssetKey([pipeline, "regional_model"]), limit=1
+        ).records
+        if transition is None and not without_model:
+            return dg.SkipReason("no region was trained yet")
+        newest = f"{transition}-{without_model[0].storage_id if without_model else None}"
+        if newest == context.cursor:
+            return dg.SkipReason("nothing was judged, deployed or rolled back since the last look")
+        context.update_cursor(newest)
+        return dg.RunRequest(run_key=newest)
+
+    return leaderboard_sensor
 
 
 def trained_since(

@@ -8,7 +8,7 @@ import hashlib
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_status
+from ml_patterns.automation import sensor_interval, sensor_status, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.incremental import ledger, plan, sources
 from ml_patterns.incremental.assets import report_again
@@ -16,13 +16,6 @@ from ml_patterns.incremental.grain import Grain
 from ml_patterns.partitions import range_tags
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import WarehouseResource
-
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
@@ -35,19 +28,30 @@ def _files_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
         name=f"{settings.name}_files_sensor",
         default_status=sensor_status(),
         job_name=f"{settings.name}_ingest_job",
-        minimum_interval_seconds=30,
-        description="Requests the registration of files that are new or changed.",
+        minimum_interval_seconds=sensor_interval(30),
+        description="Requests the registration of files that are new or changed; of all of them "
+        "again, once an hour, after a registration that failed.",
     )
     def files_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         listed = sources.list_files(settings.event_glob)
         seen = "|".join(f"{file.path}:{file.size}:{file.tag}" for file in listed)
         cursor = hashlib.sha256(seen.encode()).hexdigest()[:16]
-        if cursor == context.cursor:
+        if under_way(context.instance, settings.name, "ingest"):
+            return dg.SkipReason("a registration is under way; what it misses is requested after")
+        if cursor == context.cursor and not _ended_badly(context.instance, settings):
             return dg.SkipReason(f"nothing new among {len(listed)} files")
         context.update_cursor(cursor)
-        return dg.RunRequest(run_key=cursor)
+        # A registration that ended badly is asked for again, once an hour.
+        return dg.RunRequest(run_key=f"{cursor}-{utc_now():%Y%m%d%H}")
 
     return files_sensor
+
+
+def _ended_badly(instance: dg.DagsterInstance, settings: PipelineSettings) -> bool:
+    """Whether the newest registration failed or was cancelled: its files may not be known yet."""
+    newest = instance.get_runs(dg.RunsFilter(job_name=f"{settings.name}_ingest_job"), limit=1)
+    bad = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    return bool(newest) and newest[0].status in bad
 
 
 def _due_partitions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
@@ -55,7 +59,7 @@ def _due_partitions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
         name=f"{settings.name}_due_partitions_sensor",
         default_status=sensor_status(),
         job_name=f"{settings.name}_build_job",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_interval(30),
         description="Requests exactly the partitions that `ml-patterns plan` shows as due.",
     )
     def due_partitions_sensor(
@@ -70,8 +74,7 @@ def request_due(
     instance: dg.DagsterInstance, settings: PipelineSettings, warehouse: WarehouseResource
 ) -> dg.RunRequest | dg.SkipReason:
     """One run for everything that is due in the first layer where anything is."""
-    running = dg.RunsFilter(job_name=f"{settings.name}_build_job", statuses=UNFINISHED)
-    if instance.get_runs_count(running):
+    if under_way(instance, settings.name, "build"):
         return dg.SkipReason("a build is under way; what it leaves is requested after it")
     if not warehouse.warehouse().path.exists():
         return dg.SkipReason("no file was registered yet")

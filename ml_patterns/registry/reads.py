@@ -191,6 +191,15 @@ class RegistryReads:
         query = _of(tables.audit, pipeline, region).order_by(tables.audit.c.id)
         return [AuditRow(**row) for row in self._rows(query)]
 
+    def newest_transition(self, pipeline: str) -> int | None:
+        """Number of a pipeline's newest row in the audit log; None: it has none."""
+        log = tables.audit
+        with reading(self.engine) as connection:
+            newest: int | None = connection.scalar(
+                sa.select(sa.func.max(log.c.id)).where(log.c.pipeline == pipeline)
+            )
+        return newest
+
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with reading(self.engine) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]

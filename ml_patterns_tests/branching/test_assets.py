@@ -211,7 +211,7 @@ def test_the_sensor_requests_exactly_what_passed_or_was_approved(
     shop.judge(*honest, test_frame, region="us_west", policy=VERDICTS["us_west"])
     shop.judge(*honest, test_frame, region="us_east", policy=reviewing.gate)
 
-    def requested(settings: PipelineSettings) -> list[str | None]:
+    def requested(settings: PipelineSettings) -> list[str]:
         definitions = pipeline(settings, shop)
         sensor = definitions.resolve_sensor_def("shop_deployment_sensor")
         with dg.build_sensor_context(
@@ -220,8 +220,9 @@ def test_the_sensor_requests_exactly_what_passed_or_was_approved(
             result = sensor(context)
         if isinstance(result, dg.SkipReason):
             return []
-        assert isinstance(result, dg.SensorResult)
-        return [request.partition_key for request in result.run_requests or []]
+        assert isinstance(result, dg.RunRequest)
+        regions: list[str] = result.run_config["ops"]["shop__deployed_model"]["config"]["regions"]
+        return regions
 
     assert requested(settings) == ["eu"]
     assert requested(reviewing) == []

@@ -63,8 +63,8 @@ def serving(registry: Registry) -> list[str]:
     return [champion.region for champion in registry.champions("parcels")]
 
 
-def requested() -> list[str | None]:
-    """The partitions that the deployment sensor asks for."""
+def requested() -> list[str]:
+    """The regions that the deployment sensor asks for."""
     definitions = build_defs(settings_for())
     sensor = definitions.resolve_sensor_def("parcels_deployment_sensor")
     operational = OperationalResource(url=Installation.from_environment().state_url)
@@ -77,8 +77,9 @@ def requested() -> list[str | None]:
         result = sensor(context)
     if isinstance(result, dg.SkipReason):
         return []
-    assert isinstance(result, dg.SensorResult)
-    return [request.partition_key for request in result.run_requests or []]
+    assert isinstance(result, dg.RunRequest)
+    regions: list[str] = result.run_config["ops"]["parcels__deployed_model"]["config"]["regions"]
+    return regions
 
 
 def test_after_a_batch_exactly_the_regions_that_passed_are_deployed(

@@ -95,7 +95,7 @@ class Room:
 
     def heal_tick(self) -> list[dict[str, str]]:
         """The ranges that the healing sensor requests."""
-        sensor = build_sensors(SETTINGS)[0]
+        _, sensor, *_ = build_sensors(SETTINGS)
         context = dg.build_sensor_context(
             instance=self.instance,
             resources=self.resources,
