@@ -32,6 +32,7 @@ from ml_patterns.installation import Installation
 from ml_patterns.jobs import build_jobs, build_schedules
 from ml_patterns.maintenance import sensors as maintenance_sensors
 from ml_patterns.retry import assets as retry_assets
+from ml_patterns.retry import sensors as retry_sensors
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, storage_resources
 
@@ -45,6 +46,7 @@ _ASSETS = (
 _CHECKS = (incremental_checks, circuit_breaker_checks)
 _SENSORS = (
     incremental_sensors,
+    retry_sensors,
     fan_out_sensors,
     branching_sensors,
     circuit_breaker_sensors,
