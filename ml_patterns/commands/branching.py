@@ -21,7 +21,9 @@ gate = typer.Typer(help="Make past decisions again.", no_args_is_help=True)
 Who = Annotated[str | None, typer.Option("--by", help="Who decides; default: your login name.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit log.")]
 OfPipeline = Annotated[str | None, typer.Option("--pipeline", help="Only this pipeline.")]
-Number = Annotated[int, typer.Argument(help="Number of the review, as `review list` shows it.")]
+Which = Annotated[
+    str, typer.Argument(help="Number of the review, or a region with one that waits.")
+]
 
 _REVIEW = ("id", "pipeline", "region", "version", "state", "expires_at", "reviewer", "reason")
 
@@ -55,11 +57,12 @@ def list_reviews(
 
 
 @command(review)
-def show(number: Number, as_json: AsJson = False) -> None:
+def show(review: Which, as_json: AsJson = False) -> None:
     """Show one review: the verdict's sentence and every condition behind it."""
     from ml_patterns.branching.commands import review_case
 
-    case = review_case(_registry(), number)
+    registry = _registry()
+    case = review_case(registry, _number(registry, review))
     if not as_json:
         typer.echo(f"{case.review.region} version {case.review.version}: {case.review.state}")
         typer.echo(case.decision.reason)
@@ -68,25 +71,38 @@ def show(number: Number, as_json: AsJson = False) -> None:
 
 
 @command(review)
-def approve(number: Number, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
+def approve(review: Which, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
     """Let the version be deployed by the next run or sensor tick."""
-    _answered(True, number, by, reason, as_json)
+    _answered(True, review, by, reason, as_json)
 
 
 @command(review)
-def reject(number: Number, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
+def reject(review: Which, reason: Why, by: Who = None, as_json: AsJson = False) -> None:
     """Refuse the version for good."""
-    _answered(False, number, by, reason, as_json)
+    _answered(False, review, by, reason, as_json)
 
 
-def _answered(approved: bool, number: int, by: str | None, reason: str, as_json: bool) -> None:
+def _number(registry: "Registry", which: str) -> int:
+    """A review's number; a region stands for its only review that waits."""
+    if which.isdecimal():
+        return int(which)
+    found = [entry.id for entry in registry.reviews() if entry.region == which]
+    if len(found) == 1:
+        return found[0]
+    several = f"has {len(found)} that wait" if found else "has none that waits"
+    raise UserError(f"region {which} {several}; `ml-patterns review list` shows the numbers")
+
+
+def _answered(approved: bool, which: str, by: str | None, reason: str, as_json: bool) -> None:
     from ml_patterns.branching import commands
     from ml_patterns.project import Project
 
     policies = {name: found.gate for name, found in Project.load().pipelines.items()}
     answer = commands.approve if approved else commands.reject
+    registry = _registry()
+    number = _number(registry, which)
     done: Review = answer(
-        _registry(), number, reviewer=by or getpass.getuser(), reason=reason, policies=policies
+        registry, number, reviewer=by or getpass.getuser(), reason=reason, policies=policies
     )
     print_rows(_REVIEW, [[getattr(done, name) for name in _REVIEW]], as_json)
 
