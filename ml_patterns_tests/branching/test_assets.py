@@ -80,7 +80,7 @@ def pipeline(settings: PipelineSettings, shop: Shop) -> dg.Definitions:
         ],
         sensors=build_sensors(settings),
         resources=resources(shop),
-        jobs=[dg.define_asset_job("deploy_job", dg.AssetSelection.assets(DEPLOYED))],
+        jobs=[dg.define_asset_job("shop_deployment_job", dg.AssetSelection.assets(DEPLOYED))],
     )
 
 
@@ -88,7 +88,7 @@ def run(
     settings: PipelineSettings, shop: Shop, instance: dg.DagsterInstance, *regions: str
 ) -> dg.ExecuteInProcessResult:
     definitions = pipeline(settings, shop)
-    job = definitions.resolve_job_def("deploy_job")
+    job = definitions.resolve_job_def("shop_deployment_job")
     if len(regions) == 1:
         return job.execute_in_process(
             instance=instance, partition_key=regions[0], raise_on_error=False
