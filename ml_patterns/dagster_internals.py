@@ -10,14 +10,24 @@ started for. There is no public name for the record.
 
 `JobDefinition.asset_layer`: an asset without a required output must know whether anything else is
 to run after it. `DagsterRun.asset_selection` is empty for jobs.
+
+`get_smallest_cron_interval`: a freshness policy refuses a bound that is longer than it.
 """
+
+from datetime import timedelta
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
+from dagster._utils.schedules import get_smallest_cron_interval
 
-__all__ = ["AssetCheckEvaluationTargetMaterializationData", "latest_target", "others_selected"]
+__all__ = [
+    "AssetCheckEvaluationTargetMaterializationData",
+    "latest_target",
+    "others_selected",
+    "smallest_interval",
+]
 
 
 def latest_target(
@@ -38,3 +48,8 @@ def latest_target(
 def others_selected(context: dg.AssetExecutionContext) -> bool:
     """Whether the run materializes other assets, too."""
     return len(context.job_def.asset_layer.selected_asset_keys) > 1
+
+
+def smallest_interval(cron: str) -> timedelta:
+    """The shortest time between two ticks of a cron expression."""
+    return get_smallest_cron_interval(cron)

@@ -35,6 +35,7 @@ from ml_patterns.retry import assets as retry_assets
 from ml_patterns.retry import sensors as retry_sensors
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, storage_resources
+from ml_patterns.whiteboard import drawn
 
 _ASSETS = (
     incremental_assets,
@@ -106,7 +107,9 @@ def build_defs(
         resource_overrides: replaces resources by name; tests bring their own stores.
     """
     return dg.Definitions(
-        assets=[asset for room in _ASSETS for asset in room.build_assets(settings)],
+        assets=drawn(
+            [asset for room in _ASSETS for asset in room.build_assets(settings)], settings
+        ),
         asset_checks=[check for room in _CHECKS for check in room.build_checks(settings)],
         sensors=[sensor for room in _SENSORS for sensor in room.build_sensors(settings)],
         jobs=build_jobs(settings),

@@ -81,6 +81,11 @@ class PipelineSettings(Settings):
         return copy
 
     @property
+    def folder(self) -> Path:
+        """Holds the YAML and the SQL files."""
+        return self._folder
+
+    @property
     def project(self) -> Path:
         """The folder that relative paths start from."""
         return self._project

@@ -26,8 +26,23 @@ from ml_patterns.partitions import day_partitions, time_partitions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns.storage.warehouse import has_table
+from ml_patterns.table_metadata import table_metadata
 
 GROUP = "circuit_breaker"
+_KEYS = ("partition_start", "event_id", "region")
+_SOURCES = {name: [("event_features", name)] for name in _KEYS} | {
+    "label_known": [("event_features", "label")]
+}
+"""Columns of the predictions that come from the features' table; answers come from a model."""
+_QUALITY_SOURCES = {
+    "day": [("predictions", "partition_start")],
+    **{name: [("predictions", name)] for name in ("region", "source", "model_version")},
+    "in_time": [("predictions", "label_known")],
+    **{
+        name: [("predictions", "prediction"), ("event_features", "label")]
+        for name in ("correct", "accuracy", "lower_bound")
+    },
+}
 
 
 def predictions_key(settings: PipelineSettings) -> dg.AssetKey:
@@ -89,11 +104,14 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
                 start: _serve(client, settings.name, rows, rates, healing=start in degraded)
                 for start, rows in asked.items()
             }
-            healed = _keep(warehouse, engine, settings.name, served)
+            healed, columns = _keep(warehouse, engine, settings.name, served)
             for start, one in served.items():
                 metadata = one.metadata | {"healed": start in healed}
                 context.log.info(f"predictions {names[start]}: {metadata}")
-                context.add_asset_metadata(metadata, partition_key=names[start])
+                newest = names[start] == context.partition_keys[-1]
+                context.add_asset_metadata(
+                    metadata | (columns if newest else {}), partition_key=names[start]
+                )
 
     return predictions
 
@@ -127,8 +145,8 @@ def _keep(
     engine: sa.Engine,
     pipeline: str,
     served: Mapping[datetime, _Served],
-) -> set[datetime]:
-    """Writes the answers in one transaction; returns the partitions that have healed.
+) -> tuple[set[datetime], dict[str, Any]]:
+    """Writes the answers in one transaction; returns what has healed, and the table's columns.
 
     Degraded partitions are remembered before and healed ones after: whoever dies in between leaves
     too much to be asked again, never too little.
@@ -137,8 +155,9 @@ def _keep(
     remember(engine, pipeline, bad, utc_now())
     with warehouse.get_connection() as connection:
         append(connection, pipeline, pd.concat([one.answers for one in served.values()]))
+        columns = table_metadata(connection, pipeline, "predictions", _SOURCES)
     good = {start: False for start, one in served.items() if not one.degraded}
-    return set(remember(engine, pipeline, good, utc_now()))
+    return set(remember(engine, pipeline, good, utc_now())), columns
 
 
 def _bounds(
@@ -204,6 +223,9 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             start, end = _bounds(partitions, partition_key)
             with warehouse.get_connection() as connection:
                 judged = judge_day(connection, settings.name, start, end)
+                columns = table_metadata(
+                    connection, settings.name, "prediction_quality", _QUALITY_SOURCES
+                )
             in_time = judged[judged["in_time"]]
             rows, correct = int(in_time["rows"].sum()), int(in_time["correct"].sum())
             metadata: dict[str, Any] = {
@@ -213,6 +235,8 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             }
             if rows:
                 metadata["accuracy"] = correct / rows
+            if partition_key == context.partition_keys[-1]:
+                metadata |= columns
             context.add_asset_metadata(metadata, partition_key=partition_key)
 
     return prediction_quality

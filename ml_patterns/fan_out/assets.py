@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any, Self
 
 import dagster as dg
@@ -24,6 +25,7 @@ from ml_patterns.fan_out.leaderboard import (
     shortcomings,
     write_leaderboard,
 )
+from ml_patterns.fan_out.model_pictures import model_pictures
 from ml_patterns.fan_out.picture import as_markdown, leaderboard_svg
 from ml_patterns.fan_out.pool import Work, train_job
 from ml_patterns.incremental.audit import data_checks
@@ -36,8 +38,12 @@ from ml_patterns.storage.resources import (
     OperationalResource,
     WarehouseResource,
 )
+from ml_patterns.table_metadata import table_metadata
 
 GROUP = "fan_out"
+_PICTURES_UP_TO = 20
+"""Regions of a run that are drawn; of a large fleet the pictures would be most of what it stores,
+and `<pipeline>_model_pictures_job` draws one of them on request."""
 
 Event = (
     dg.AssetMaterialization
@@ -168,14 +174,16 @@ def leaderboard(settings: PipelineSettings) -> dg.AssetsDefinition:
         )
         with warehouse.get_connection() as connection:
             write_leaderboard(connection, settings.name, board)
+            columns = table_metadata(connection, settings.name, "leaderboard")
+        metadata = _board_metadata(board, settings) | columns
         shortcoming = shortcomings(board, settings.training)
         if shortcoming:
             raise dg.Failure(
                 f"{shortcoming}; the leaderboard is written all the same",
-                metadata=_board_metadata(board, settings),
+                metadata=metadata,
                 allow_retries=False,
             )
-        return dg.MaterializeResult(metadata=_board_metadata(board, settings))
+        return dg.MaterializeResult(metadata=metadata)
 
     return _leaderboard
 
@@ -183,8 +191,10 @@ def leaderboard(settings: PipelineSettings) -> dg.AssetsDefinition:
 def _board_metadata(board: list[Entry], settings: PipelineSettings) -> dict[str, Any]:
     picture = as_markdown(leaderboard_svg(board, settings.gate))
     verdicts = Counter(entry.verdict for entry in board)
+    values = [entry.value for entry in board if entry.value is not None]
     return {
         "regions": len(board),
+        **({f"median_{settings.gate.metric}": median(values)} if values else {}),
         "without_new_model": sum(bool(entry.problem) for entry in board),
         **{verdict: verdicts[verdict] for verdict in ("deploy", "review", "reject", "none")},
         "serving": sum(entry.served_version is not None for entry in board),
@@ -226,7 +236,7 @@ def _report(
     result: RegionResult,
 ) -> Iterator[Event]:
     """A region's own materialization and check evaluation; without a new model, an observation."""
-    region, metadata = result.region, _metadata(result)
+    region, metadata = result.region, _metadata(result) | _pictures(context, result)
     if not result.has_model:
         context.log.warning(f"{region}: {result.status}; {result.reason}")
         yield dg.AssetObservation(key, partition=region, metadata=metadata)
@@ -258,12 +268,24 @@ def _report_with_output(
             yield from _report(context, settings, key, result)
         return
     for result in results:
-        context.add_asset_metadata(_metadata(result), partition_key=result.region)
+        metadata = _metadata(result) | _pictures(context, result)
+        context.add_asset_metadata(metadata, partition_key=result.region)
     yield dg.MaterializeResult()
     for result in results:
         if result.judgement:
             target = latest_target(context.instance, key, result.region)
             yield gate_evaluation(settings, result.region, result.judgement, target)
+
+
+def _pictures(context: dg.AssetExecutionContext, result: RegionResult) -> dict[str, Any]:
+    """The model drawn, unless the run trains too many to look at."""
+    if result.card is None or len(context.partition_keys) > _PICTURES_UP_TO:
+        return {}
+    evidence = result.judgement.evidence if result.judgement else None
+    answers = (evidence.labels, evidence.probabilities) if evidence else None
+    title = f"{result.region} version {result.version.number}" if result.version else result.region
+    pictures = model_pictures(result.card.importances, answers, title)
+    return {name: dg.MetadataValue.md(as_markdown(svg, name)) for name, svg in pictures.items()}
 
 
 def _metadata(result: RegionResult) -> dict[str, Any]:
@@ -288,7 +310,7 @@ def _metadata(result: RegionResult) -> dict[str, Any]:
         metadata["base_rate"] = result.card.base_rate
         metadata["rounds"] = result.card.rounds
         metadata["candidate"] = dict(result.card.candidate)
-        metadata["importances"] = dict(
+        metadata["gains"] = dict(
             sorted(result.card.importances.items(), key=lambda item: -item[1])[:10]
         )
         metadata |= {f"validation_{name}": value for name, value in result.card.metrics.items()}

@@ -16,6 +16,21 @@ _BINS = 10
 _MOST_FEATURES = 20
 
 
+def model_pictures(
+    importances: Mapping[str, float], answers: tuple[Labels, Values] | None, title: str
+) -> dict[str, str]:
+    """Every picture of a model by name, as SVG text.
+
+    Args:
+        answers: labels and predicted probabilities of the test slice; None: not judged yet.
+    """
+    pictures = {"importances": importances_svg(importances, title)}
+    if answers:
+        pictures["calibration"] = calibration_svg(*answers, title)
+        pictures["confusion_matrix"] = confusion_svg(*answers, title)
+    return pictures
+
+
 def calibration_svg(labels: Labels, probabilities: Values, title: str) -> str:
     """How often each predicted probability came true: a circle per tenth, its area the rows.
 

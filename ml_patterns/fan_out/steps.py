@@ -7,7 +7,7 @@ import dagster as dg
 
 from ml_patterns.branching.gate import judgement_of
 from ml_patterns.errors import MLPatternsError
-from ml_patterns.fan_out.model_pictures import calibration_svg, confusion_svg, importances_svg
+from ml_patterns.fan_out.model_pictures import model_pictures as drawn
 from ml_patterns.fan_out.picture import as_markdown
 from ml_patterns.registry.registry import ModelVersion, Registry
 from ml_patterns.settings import PipelineSettings
@@ -49,14 +49,11 @@ def model_pictures_job(settings: PipelineSettings) -> dg.JobDefinition:
         except MLPatternsError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         title = f"{version.region} version {version.number}"
-        pictures = {"importances": importances_svg(card.importances, title)}
         decision = registry.latest_decision(version.pipeline, version.region, version.number)
-        if decision:
-            evidence = judgement_of(decision).evidence
-            answers = evidence.labels, evidence.probabilities
-            pictures["calibration"] = calibration_svg(*answers, title)
-            pictures["confusion_matrix"] = confusion_svg(*answers, title)
-        else:
+        evidence = judgement_of(decision).evidence if decision else None
+        answers = (evidence.labels, evidence.probabilities) if evidence else None
+        pictures = drawn(card.importances, answers, title)
+        if not decision:
             context.log.warning(f"{title} was not judged yet: only its importances are drawn")
         return dg.Output(
             None,

@@ -4,10 +4,12 @@ Belongs here: thin shells: read partition keys, call the core, report metadata. 
 or computing anything (`manifest.py`, `plan.py`, `build.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
+import duckdb
 
 from ml_patterns.base import utc_now
 from ml_patterns.errors import MLPatternsError
@@ -16,6 +18,7 @@ from ml_patterns.incremental.checks import (
     every_row_accounted_for,
     every_row_accounted_for_spec,
 )
+from ml_patterns.incremental.column_lineage import layer_lineage
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.plan import Layer
 from ml_patterns.partitions import region_partitions, time_partitions
@@ -23,6 +26,7 @@ from ml_patterns.registry.regions import add_regions, known_regions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns.storage.sql import quoted
+from ml_patterns.table_metadata import schema_metadata, table_metadata
 
 GROUP = "incremental"
 _EVENTS_AT_ONCE = 200
@@ -79,11 +83,13 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
         with warehouse.get_connection() as connection:
             done = manifest.ingest(connection, settings, utc_now)
             accounts = ledger.accounts(connection, settings.name)
+            columns = schema_metadata(manifest.stream_columns(connection, settings.name))
         known = time_partitions(settings)
-        for partition in done.changed:
-            key = grain.key(partition)
-            if known.has_partition_key(key):
-                context.log_event(dg.AssetMaterialization(landed, partition=key))
+        keys = [grain.key(partition) for partition in done.changed]
+        keys = [key for key in keys if known.has_partition_key(key)]
+        for key in keys:
+            metadata = columns if key == keys[-1] else None
+            context.log_event(dg.AssetMaterialization(landed, partition=key, metadata=metadata))
         for file in done.unreadable:
             context.log.warning(file.error)
         for path in done.missing:
@@ -96,6 +102,7 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
                 "watermark": str(done.watermark or "none yet"),
                 "accepted_total": accounts.accepted,
                 "too_late_total": accounts.too_late,
+                "too_late_share": accounts.too_late / max(accounts.delivered, 1),
                 "future_total": accounts.future,
                 "invalid_total": accounts.invalid,
                 "unreadable_files": dg.MetadataValue.json([f.error for f in done.unreadable]),
@@ -216,6 +223,7 @@ def _build(
         except MLPatternsError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
     built: list[build.Built] = []
+    columns: dict[str, Any] = {}
     try:
         while partitions:
             batch, partitions = partitions[:_EVENTS_AT_ONCE], partitions[_EVENTS_AT_ONCE:]
@@ -224,9 +232,16 @@ def _build(
                 with warehouse.get_connection() as connection:
                     for one in build.build(connection, settings, layer, batch, utc_now):
                         done.append(one)
+                    if not partitions:
+                        columns = _columns(context, connection, settings, layer)
             finally:
                 if config.only_due:
-                    yield from (_materialization(context.asset_key, grain, one) for one in done)
+                    yield from (
+                        _materialization(
+                            context.asset_key, grain, one, columns if one is done[-1] else {}
+                        )
+                        for one in done
+                    )
                 built += done
             context.log.info(f"{layer}: {len(done)} partitions built")
     except MLPatternsError as error:
@@ -235,19 +250,37 @@ def _build(
         raise dg.Failure(str(error), allow_retries=False) from error
     if not config.only_due:
         for one in built:
-            context.add_asset_metadata(_metadata(one), partition_key=grain.key(one.partition))
+            context.add_asset_metadata(
+                {**_metadata(one), **(columns if one is built[-1] else {})},
+                partition_key=grain.key(one.partition),
+            )
         yield dg.MaterializeResult()
 
 
+def _columns(
+    context: dg.AssetExecutionContext,
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    layer: Layer,
+) -> dict[str, Any]:
+    """Schema and lineage of a layer's table, for the newest of its materializations."""
+    lineage = None
+    try:
+        lineage = layer_lineage(connection, settings, layer)
+    except duckdb.Error as error:  # a drawing is no reason to fail what is committed
+        context.log.warning(f"{layer}: no column lineage, the planner says: {error}")
+    return table_metadata(connection, settings.name, build.TABLES[layer], lineage)
+
+
 def _materialization(
-    asset: dg.AssetKey, grain: Grain, done: build.Built
+    asset: dg.AssetKey, grain: Grain, done: build.Built, columns: Mapping[str, Any] | None = None
 ) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
-        asset, partition=grain.key(done.partition), metadata=_metadata(done)
+        asset, partition=grain.key(done.partition), metadata={**_metadata(done), **(columns or {})}
     )
 
 
-def _metadata(done: build.Built) -> dict[str, float | int]:
+def _metadata(done: build.Built) -> dict[str, Any]:
     return {
         "dagster/partition_row_count": done.rows,
         "rows_in": done.counts.accepted,

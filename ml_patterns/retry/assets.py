@@ -21,6 +21,7 @@ from ml_patterns.retry.settings import ExternalSettings
 from ml_patterns.retry.steps import raise_for_good, raise_for_later
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+from ml_patterns.table_metadata import table_metadata
 
 GROUP = "retry"
 _ATTEMPTS = "attempts"
@@ -98,6 +99,7 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     continue
                 with warehouse.get_connection() as connection:
                     store(connection, settings.name, external, [(response, rows)])
+                    columns = table_metadata(connection, settings.name, f"external_{external.name}")
                 told[partition] = {
                     "dagster/partition_row_count": rows.num_rows,
                     _ATTEMPTS: spent[partition] + tally.attempts,
@@ -106,6 +108,8 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
                     "fingerprint": response.fingerprint,
                 }
                 context.log.info(f"{external.name} {partition}: {told[partition]}")
+                if partition == context.partition_keys[-1]:
+                    told[partition] |= columns
         if refused:
             _report_days(context, key, told)
             raise_for_good(refused)
