@@ -32,10 +32,11 @@ def fresh_copy(folder: Path) -> Path:
 
 def _left_out(folder: str, names: Sequence[str]) -> set[str]:
     """What .gitignore keeps out of a clone."""
-    hidden = {name for name in names if name.startswith(".")}
+    hidden = {name for name in names if name.startswith(".")} - {".ci", ".github", ".gitignore"}
     made = shutil.ignore_patterns(*_MADE_HERE)(folder, names)
     data = set(names) - {"deliveries"} if Path(folder) == PROJECT / "data" else set[str]()
-    return hidden | made | data
+    example = {"data"} if Path(folder).parent == PROJECT / "examples" else set[str]()
+    return hidden | made | data | example
 
 
 class Stores:
