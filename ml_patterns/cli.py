@@ -15,6 +15,7 @@ from ml_patterns.commands import (
     circuit_breaker,
     command,
     incremental,
+    init,
     load,
     print_rows,
     reviews,
@@ -114,5 +115,5 @@ def dev(
     raise typer.Exit(run_dev(project_root(), port, host))
 
 
-for room in (status, incremental, branching, reviews, circuit_breaker):
+for room in (init, status, incremental, branching, reviews, circuit_breaker):
     room.register(app)

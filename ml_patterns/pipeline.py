@@ -33,6 +33,7 @@ from ml_patterns.jobs import build_jobs, build_schedules
 from ml_patterns.maintenance import sensors as maintenance_sensors
 from ml_patterns.retry import assets as retry_assets
 from ml_patterns.retry import sensors as retry_sensors
+from ml_patterns.scaffold import PipelineScaffolder
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, storage_resources
 from ml_patterns.whiteboard import drawn
@@ -55,6 +56,7 @@ _SENSORS = (
 )
 
 
+@dg.scaffold_with(PipelineScaffolder)
 class EventModelPipeline(dg.Component):
     """Landed event files to a fleet of gated, deployed per-region models, from one YAML file.
 

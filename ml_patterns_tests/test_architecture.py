@@ -19,7 +19,7 @@ SHELLS = {"assets", "checks", "jobs", "sensors", "steps", "resources"}
 
 SHELLS_OF_THE_HOUSE = {
     "automation", "catch_up", "dagster_internals", "definitions", "dev", "jobs", "partitions",
-    "pipeline", "project", "run_command", "table_metadata", "whiteboard", "demo.story",
+    "pipeline", "project", "run_command", "scaffold", "table_metadata", "whiteboard", "demo.story",
 }  # fmt: skip
 """Modules above the rooms that speak Dagster."""
 
