@@ -11,6 +11,7 @@ import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 
+from ml_patterns.automation import SWITCH
 from ml_patterns.demo.stage import PIPELINE, ModelServer, Stage
 from ml_patterns.errors import SettingsError
 from ml_patterns.project import dagster_home
@@ -33,7 +34,7 @@ def run_dev(project: Path, port: int, host: str) -> int:
             os.environ["ML_PATTERNS_WEATHER_URL"] = upstream.url
             print(f"data of the demo of {PIPELINE}: {stage.folder}", flush=True)
         home = dagster_home(project)
-        os.environ["ML_PATTERNS_AUTOMATION"] = "on"
+        os.environ.setdefault(SWITCH, "on")
         server = ModelServer(home / "model_server.log")
         server.start()
         stack.callback(server.stop)
