@@ -13,7 +13,7 @@ import duckdb
 
 from ml_patterns.base import utc_now
 from ml_patterns.errors import MLPatternsError
-from ml_patterns.incremental import build, cost, ledger, manifest, plan
+from ml_patterns.incremental import build, commit, cost, ledger, manifest, plan
 from ml_patterns.incremental.checks import (
     every_row_accounted_for,
     every_row_accounted_for_spec,
@@ -269,7 +269,7 @@ def _columns(
         lineage = layer_lineage(connection, settings, layer)
     except duckdb.Error as error:  # a drawing is no reason to fail what is committed
         context.log.warning(f"{layer}: no column lineage, the planner says: {error}")
-    return table_metadata(connection, settings.name, build.TABLES[layer], lineage)
+    return table_metadata(connection, settings.name, commit.TABLES[layer], lineage)
 
 
 def _materialization(

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 import duckdb
 
-from ml_patterns.incremental import ledger, loading, sources, transform
+from ml_patterns.incremental import computing, ledger, loading, sources, transform
 from ml_patterns.incremental.grain import Grain, naive
+from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.incremental.plan import LAYERS, Layer, code_of, compare
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
@@ -169,29 +170,47 @@ def recompute_differences(
         return []
     sources.attach_filesystem(connection, settings.event_glob)
     transformation = transform.prepare(connection, settings, layer)
-    loaded = loading.load(connection, settings, partitions)
-    found = [Discrepancy(sentence) for sentence in sorted(set(loaded.problems.values()))]
     table = f"{quoted(settings.name)}.{quoted('event_' + layer)}"
     columns = ", ".join(map(quoted, transformation.columns))
-    for partition in loaded.counts:
-        file = loaded.direct.get(partition)
-        transformation.run(connection, partition, file)
-        here = f"SELECT {columns} FROM {table} WHERE partition_start = ?"
-        again = f"SELECT {columns} FROM {transform.RESULT}"
-        row = connection.execute(
-            f"SELECT (SELECT count(*) FROM (({here}) EXCEPT ALL ({again}))), "
-            f"(SELECT count(*) FROM (({again}) EXCEPT ALL ({here})))",
-            [partition, partition],
-        ).fetchone()
-        if row != (0, 0):
-            extra, missing = row or (0, 0)
-            found.append(
-                Discrepancy(
-                    f"{layer} {Grain(settings.events.grain).key(partition)} holds {extra} rows "
-                    f"that a recompute does not give and lacks {missing} that it gives"
+    problems: set[str] = set()
+    found: list[Discrepancy] = []
+    with computing.scratch(connection) as scratch:
+        for loaded in loading.load(connection, settings, partitions, scratch):
+            problems |= set(loaded.problems.values())
+            for partition in loaded.counts:
+                result = computing.compute(
+                    connection, transformation, loaded, [partition], f"{scratch}._result"
                 )
-            )
-    return found
+                if result.failure:
+                    raise result.failure
+                problems |= set(result.problems.values())
+                if partition in result.rows:
+                    found += _differences(
+                        connection,
+                        f"{layer} {Grain(settings.events.grain).key(partition)}",
+                        f"SELECT {columns} FROM {table} "
+                        f"WHERE partition_start = {timestamp(partition)}",
+                        f"SELECT {columns} FROM {result.table}",
+                    )
+    return [*(Discrepancy(sentence) for sentence in sorted(problems)), *found]
+
+
+def _differences(
+    connection: duckdb.DuckDBPyConnection, name: str, here: str, again: str
+) -> list[Discrepancy]:
+    row = connection.execute(
+        f"SELECT (SELECT count(*) FROM (({here}) EXCEPT ALL ({again}))), "
+        f"(SELECT count(*) FROM (({again}) EXCEPT ALL ({here})))"
+    ).fetchone()
+    extra, missing = row or (0, 0)
+    if not extra and not missing:
+        return []
+    return [
+        Discrepancy(
+            f"{name} holds {extra} rows that a recompute does not give "
+            f"and lacks {missing} that it gives"
+        )
+    ]
 
 
 def gaps(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> list[datetime]:

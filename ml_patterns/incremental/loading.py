@@ -10,9 +10,10 @@ registered, holds up the partitions that need it and no others. A partition that
 Parquet file in which no id repeats is not copied at all: the SQL reads the file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from time import perf_counter
 
 import duckdb
 
@@ -24,7 +25,7 @@ from ml_patterns.incremental.plan import interval
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 
-FILE_VARIABLE = "_path"
+_ROWS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,41 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class WholeFile:
-    """A registered file that is a partition.
-
-    Attributes:
-        select: reads the file that the session variable names, in the stream's columns; the same
-            text for all files with the same columns.
-    """
+class RegisteredFile:
+    """A file as it was when its rows were judged."""
 
     pipeline: str
     path: str
     size: int
     tag: str
-    select: str
 
     def problem(self) -> str | None:
         """What is wrong where it is no longer the file that was registered."""
-        return _problem(self.pipeline, sources.look(self.path), self.path, self.size, self.tag)
+        lies = sources.look(self.path)
+        if lies is None:
+            return (
+                f"{self.path} was read before and is gone; put it back, or let it go with "
+                f"`ml-patterns dead-letter acknowledge {self.pipeline} {self.path}`"
+            )
+        if (lies.size, lies.tag) != (self.size, self.tag):
+            return (
+                f"{self.path} changed since it was read; "
+                "it is built from when it is registered again"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """A registered file that is a partition.
+
+    Attributes:
+        select: reads it in the stream's columns.
+    """
+
+    file: RegisteredFile
+    rows: int
+    select: str
 
 
 @dataclass(frozen=True)
@@ -68,132 +87,191 @@ class Loaded:
 
     Attributes:
         counts: per partition that could be loaded.
-        direct: partition -> the one file that it is; all others are in `_events`.
+        events: partition -> the SELECT of its events.
+        direct: partition -> the one file that it is, read in place: to be looked at once more
+            after it was read.
         problems: partition -> the sentence that says which file holds it up.
+        seconds: it took to copy them.
     """
 
     counts: Mapping[datetime, Counts]
-    direct: Mapping[datetime, WholeFile]
+    events: Mapping[datetime, str]
+    direct: Mapping[datetime, RegisteredFile]
     problems: Mapping[datetime, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a partition is made from: its files, and the rows to copy (none if read in place)."""
+
+    files: Sequence[RegisteredFile]
+    rows: int
+    whole: WholeFile | None
 
 
 def load(
     connection: duckdb.DuckDBPyConnection,
     settings: PipelineSettings,
     partitions: Sequence[datetime],
-) -> Loaded:
-    """Makes the accepted rows of some partitions readable, deduplicated.
+    scratch: str,
+) -> Iterator[Loaded]:
+    """Makes the accepted rows of partitions readable, deduplicated, as many as fit in memory.
+
+    What is copied for one part is overwritten by the next.
+
+    Args:
+        scratch: the database in memory that takes the copies.
 
     Raises:
         SourceFileError: a file cannot be read although it is the one that was registered.
     """
+    stream = stream_columns(connection, settings.name)
+    held = _held(connection, settings, stream, partitions)
+    for part in _parts(held):
+        yield _load_part(connection, settings, stream, part, scratch)
+
+
+def _parts(held: Mapping[datetime, _Held]) -> Iterator[dict[datetime, _Held]]:
+    """Partitions in order, cut so that the rows that are copied for each part fit in memory."""
+    part: dict[datetime, _Held] = {}
+    rows = 0
+    for partition, one in sorted(held.items()):
+        copied = 0 if one.whole else one.rows
+        if copied and rows and rows + copied > _ROWS_AT_ONCE:
+            yield part
+            part, rows = {}, 0
+        part[partition] = one
+        rows += copied
+    if part:
+        yield part
+
+
+def _held(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    stream: sources.Columns,
+    partitions: Sequence[datetime],
+) -> dict[datetime, _Held]:
+    """What the ledger says about each partition."""
+    schema = quoted(settings.name)
+    rows = connection.execute(
+        f"""
+        SELECT partition_start, sum(e.rows)::BIGINT, count(*) = 1 AND any_value(ids = e.rows),
+            list((path, f.size, f.tag)), any_value(f.columns), any_value(f.types)
+        FROM {schema}.entries e JOIN {schema}.current_files f USING (revision, path)
+        WHERE counts AND list_contains(?::TIMESTAMP[], partition_start)
+        GROUP BY partition_start
+        """,
+        [list(partitions)],
+    ).fetchall()
+    found = dict.fromkeys(partitions, _Held((), 0, None))
+    for partition, held, whole, described, names, types in rows:
+        files = [RegisteredFile(settings.name, *file) for file in dict.fromkeys(described)]
+        found[partition] = _Held(
+            files,
+            held,
+            _in_place(settings, stream, files[0], held, dict(zip(names, types, strict=True)))
+            if whole
+            else None,
+        )
+    return found
+
+
+def _in_place(
+    settings: PipelineSettings,
+    stream: sources.Columns,
+    file: RegisteredFile,
+    rows: int,
+    columns: sources.Columns,
+) -> WholeFile:
+    """A partition that is one Parquet file, all of it, without repeated ids."""
+    typed = sources.typed_rows([file.path], columns, stream, settings.events)
+    return WholeFile(file, rows, f"SELECT {', '.join(map(quoted, stream))} FROM ({typed})")
+
+
+def _load_part(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    stream: sources.Columns,
+    held: Mapping[datetime, _Held],
+    scratch: str,
+) -> Loaded:
+    started = perf_counter()
     problems: dict[datetime, str] = {}
     while True:
-        problems |= _changed(connection, settings, partitions)
-        sound = [partition for partition in partitions if partition not in problems]
-        direct = _direct(connection, settings, sound)
+        problems |= _changed(held)
+        sound = {partition: one for partition, one in held.items() if partition not in problems}
+        direct = {partition: one.whole for partition, one in sound.items() if one.whole}
+        copied = [p for p, one in sound.items() if one.files and not one.whole]
         try:
-            counts = _load(connection, settings, [p for p in sound if p not in direct])
+            counts = _copy(connection, settings, stream, copied, scratch)
         except duckdb.Error as error:
-            if _changed(connection, settings, sound):
+            if _changed(sound):
                 continue  # a file went away while it was read
             raise SourceFileError(
                 f"a registered file of pipeline {settings.name} cannot be read any more "
                 f"({str(error).splitlines()[0]}); land it again whole"
             ) from error
-        lost = _changed(connection, settings, sound)
+        lost = _changed({partition: sound[partition] for partition in copied})
         counts |= {
-            partition: Counts(accepted=rows, kept=rows, scanned=rows)
-            for partition, (_, rows) in direct.items()
+            partition: Counts(accepted=whole.rows, kept=whole.rows, scanned=whole.rows)
+            for partition, whole in direct.items()
+        }
+        here = [partition for partition in sound if partition not in lost]
+        columns = ", ".join(map(quoted, stream))
+        events = {partition: no_events(stream) for partition in here}
+        events |= {
+            partition: f"SELECT {columns} FROM {scratch}._events "
+            f"WHERE _partition = {timestamp(partition)}"
+            for partition in copied
+            if partition not in lost
         }
         return Loaded(
-            {p: counts.get(p, Counts()) for p in sound if p not in lost},
-            {partition: file for partition, (file, _) in direct.items()},
+            {partition: counts.get(partition, Counts()) for partition in here},
+            events | {partition: whole.select for partition, whole in direct.items()},
+            {partition: whole.file for partition, whole in direct.items()},
             problems | lost,
+            perf_counter() - started,
         )
 
 
-def _changed(
-    connection: duckdb.DuckDBPyConnection,
-    settings: PipelineSettings,
-    partitions: Sequence[datetime],
-) -> dict[datetime, str]:
+def no_events(stream: sources.Columns) -> str:
+    """A SELECT of the stream's columns that gives no row."""
+    columns = (f"CAST(NULL AS {kind}) AS {quoted(name)}" for name, kind in stream.items())
+    return f"SELECT {', '.join(columns)} WHERE FALSE"
+
+
+def _changed(held: Mapping[datetime, _Held]) -> dict[datetime, str]:
     """Partition -> which of its files is not the one that was registered."""
-    rows = connection.execute(
-        f"SELECT f.path, f.size, f.tag, list(DISTINCT e.partition_start) "
-        f"FROM {quoted(settings.name)}.entries e "
-        f"JOIN {quoted(settings.name)}.current_files f USING (revision) "
-        "WHERE e.counts AND list_contains(?::TIMESTAMP[], e.partition_start) GROUP BY ALL",
-        [list(partitions)],
-    ).fetchall()
-    found: dict[datetime, str] = {}
-    for path, size, tag, touched in rows:
-        sentence = _problem(settings.name, sources.look(path), path, size, tag)
-        if sentence:
-            found |= dict.fromkeys(touched, sentence)
-    return found
+    looked = {file: file.problem() for one in held.values() for file in one.files}
+    return {
+        partition: sentence
+        for partition, one in held.items()
+        for file in one.files
+        if (sentence := looked[file])
+    }
 
 
-def _problem(
-    pipeline: str, lies: sources.LandedFile | None, path: str, size: int, tag: str
-) -> str | None:
-    if lies is None:
-        return (
-            f"{path} was read before and is gone; put it back, or let it go with "
-            f"`ml-patterns dead-letter acknowledge {pipeline} {path}`"
-        )
-    if (lies.size, lies.tag) != (size, tag):
-        return f"{path} changed since it was read; it is built from when it is registered again"
-    return None
-
-
-def _direct(
+def _copy(
     connection: duckdb.DuckDBPyConnection,
     settings: PipelineSettings,
+    stream: sources.Columns,
     partitions: Sequence[datetime],
-) -> dict[datetime, tuple[WholeFile, int]]:
-    """Partitions that are one Parquet file, all of it, without repeated ids; and their rows."""
-    schema, stream = quoted(settings.name), stream_columns(connection, settings.name)
-    rows = connection.execute(
-        f"""
-        SELECT e.partition_start, any_value(e.rows), any_value(f.path), any_value(f.size),
-            any_value(f.tag), any_value(f.columns), any_value(f.types)
-        FROM {schema}.entries e JOIN {schema}.current_files f USING (revision)
-        WHERE counts AND list_contains(?::TIMESTAMP[], partition_start)
-        GROUP BY partition_start HAVING count(*) = 1 AND any_value(ids) = any_value(rows)
-        """,
-        [list(partitions)],
-    ).fetchall()
-    found = {}
-    for partition, held, path, size, tag, names, types in rows:
-        columns = dict(zip(names, types, strict=True))
-        typed = sources.typed_rows([path], columns, stream, settings.events, variable=FILE_VARIABLE)
-        select = f"SELECT {', '.join(map(quoted, stream))} FROM ({typed})"
-        found[partition] = (WholeFile(settings.name, path, size, tag, select), held)
-    return found
-
-
-def empty_events(connection: duckdb.DuckDBPyConnection, stream: sources.Columns) -> None:
-    """`_rows` and `_events` without rows, so that SQL over them can be bound."""
-    columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in stream.items())
-    for table in ("_rows", "_events"):
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {table}({columns}, _partition TIMESTAMP)")
-
-
-def _load(
-    connection: duckdb.DuckDBPyConnection,
-    settings: PipelineSettings,
-    partitions: Sequence[datetime],
+    scratch: str,
 ) -> dict[datetime, Counts]:
-    events, stream = settings.events, stream_columns(connection, settings.name)
-    empty_events(connection, stream)
-    _choose_entries(connection, settings, partitions)
-    selects = _selects(connection, settings, stream, partitions)
-    if not selects:
+    """Table `_events` in scratch: the newest versions of the events of some partitions."""
+    if not partitions:
         return {}
-    for select in selects:
+    events = settings.events
+    columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in stream.items())
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE _rows({columns}, _partition TIMESTAMP)")
+    _choose_entries(connection, settings, partitions)
+    for select in _selects(connection, settings, stream, partitions):
         connection.execute(f"INSERT INTO _rows BY NAME {select}")
-    names = {"id": quoted(events.id), "version": quoted(events.version)}
+    names = {
+        "id": quoted(events.id), "version": quoted(events.version), "events": f"{scratch}._events",
+    }  # fmt: skip
     connection.execute(_DEDUPLICATE.format(**names, content=_content(stream)))
     scanned = _scanned(connection, settings)
     rows = connection.execute(_COUNT.format(**names)).fetchall()
@@ -212,7 +290,7 @@ CREATE OR REPLACE TEMP TABLE _versions AS
     WINDOW newest AS (
         PARTITION BY _partition, {id} ORDER BY {version} DESC NULLS LAST, {content} DESC
     );
-CREATE OR REPLACE TEMP TABLE _events AS
+CREATE OR REPLACE TABLE {events} AS
     SELECT * FROM (
         SELECT * FROM _rows ANTI JOIN _repeated USING (_partition, {id})
         UNION ALL BY NAME
@@ -225,7 +303,7 @@ _COUNT = """
 SELECT _partition, accepted, coalesce(kept, 0), accepted - kept - coalesce(duplicate, 0),
     coalesce(duplicate, 0)
 FROM (SELECT _partition, count(*) AS accepted FROM _rows GROUP BY ALL)
-LEFT JOIN (SELECT _partition, count(*) AS kept FROM _events GROUP BY ALL) USING (_partition)
+LEFT JOIN (SELECT _partition, count(*) AS kept FROM {events} GROUP BY ALL) USING (_partition)
 LEFT JOIN (
     SELECT _partition, sum(copies - 1)::BIGINT AS duplicate FROM (
         SELECT _partition, count(*) AS copies FROM _versions GROUP BY _partition, {id}, _content

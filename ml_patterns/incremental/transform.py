@@ -1,10 +1,12 @@
 """What the user's SQL sees, and what it must return.
 
-Belongs here: the relations `events`, `aggregates` and the external tables, and running the two SQL
-files over one partition. Does not: reading files (`loading.py`), writing the result (`build.py`).
+Belongs here: the relations `events`, `aggregates` and the external tables, and one SELECT that runs
+a layer's SQL over some partitions. Does not: reading files (`loading.py`), running the SELECT
+(`computing.py`), writing the result (`commit.py`).
 
-The relations are views over a session variable that holds the partition, so that they are made
-once for many partitions; DuckDB folds it into a constant and still skips what lies elsewhere.
+The relations are common table expressions around the user's SQL, with the partition as a constant:
+nothing is left behind in the session, DuckDB skips what lies elsewhere, and one statement computes
+many partitions.
 """
 
 from collections.abc import Mapping
@@ -20,11 +22,10 @@ from ml_patterns.incremental.manifest import stream_columns, timestamp
 from ml_patterns.incremental.plan import Layer, interval
 from ml_patterns.retry.settings import ExternalSettings
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.sql import literal, quoted
+from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
 
-RESULT = "_result"
-_PARTITION = "getvariable('_partition')"
+_PARTITION = "<partition>"  # no SQL that runs holds this
 _REQUIRED = ("event_id", "event_time", "region", "label")
 _NUMERIC = (
     "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER",
@@ -32,54 +33,45 @@ _NUMERIC = (
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(frozen=True)
 class Transformation:
-    """A layer's SQL, ready to run over one partition after another.
+    """A layer's SQL, ready to run over any partitions.
 
     Attributes:
         columns: column -> type of what it returns; the first is `partition_start`.
-        shown: the SELECT behind the view `events` at present.
+        relations: name -> SELECT of what the SQL sees beside `events`.
+        selected: what is kept of what it returns.
+        query: the SQL itself.
     """
 
     settings: PipelineSettings
     layer: Layer
-    select: str
     columns: Mapping[str, str]
-    loaded: str
-    shown: str
+    relations: Mapping[str, str]
+    selected: str
+    query: str
 
-    def run(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        partition: datetime,
-        file: loading.WholeFile | None,
-    ) -> None:
-        """Computes one partition into the temporary table `_result`.
+    def select(self, events: Mapping[datetime, str]) -> str:
+        """The result for some partitions.
 
         Args:
-            file: the one file that is the partition; None: it is in `_events`.
-
-        Raises:
-            TransformError: names SQL file, partition and what the database said.
+            events: partition -> the SELECT of its events.
         """
-        connection.execute(f"SET VARIABLE _partition = {timestamp(partition)}")
-        if file:
-            connection.execute(f"SET VARIABLE {loading.FILE_VARIABLE} = {literal(file.path)}")
-        events = file.select if file else self.loaded
-        try:
-            if events != self.shown:
-                connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS {events}")
-                self.shown = events
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE {RESULT} AS {self.select}")
-        except duckdb.Error as error:
-            key = Grain(self.settings.events.grain).key(partition)
-            raise TransformError(_failed(self.settings, self.layer, key, error)) from error
+        return "\nUNION ALL\n".join(
+            _over(self.query, self.selected, {"events": select, **self.relations}, partition)
+            for partition, select in events.items()
+        )
+
+    def failed(self, partition: datetime, error: duckdb.Error) -> TransformError:
+        """Names SQL file, partition and what the database said."""
+        key = Grain(self.settings.events.grain).key(partition)
+        return TransformError(_failed(self.settings, self.layer, key, error))
 
 
 def prepare(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
 ) -> Transformation:
-    """Makes the views that a layer's SQL sees and finds out what it returns.
+    """Finds out what a layer's SQL returns.
 
     Raises:
         TransformError: nothing was read yet, or the SQL cannot run or returns something unusable.
@@ -90,24 +82,36 @@ def prepare(
             f"pipeline {settings.name} has read no file yet; "
             f"materialize {settings.name}/event_files first"
         )
-    connection.execute("SET VARIABLE _partition = NULL::TIMESTAMP")
-    loading.empty_events(connection, stream)
-    events = f"SELECT {', '.join(map(quoted, stream))} FROM _events WHERE _partition = {_PARTITION}"
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS {events}")
+    relations = {}
     if layer == "features":
-        _show_aggregates(connection, settings)
+        relations = {"aggregates": _aggregates(connection, settings)}
         for table in settings.external:
-            _show_external(connection, settings, table)
+            relations |= _external(connection, settings, table)
     sql = settings.aggregates_sql if layer == "aggregates" else settings.features_sql
     query = f"({sql.strip().rstrip(';')}\n)"  # the SQL may end in a comment
+    nothing = {"events": loading.no_events(stream), **relations}
     try:
-        found = _described(connection, f"(SELECT * FROM {query})")
+        found = _described(connection, _over(query, "*", nothing))
     except duckdb.Error as error:
         raise TransformError(_failed(settings, layer, None, error)) from error
-    selected = _selected(settings, layer, found)
-    select = f"SELECT {_PARTITION} AS partition_start, {selected} FROM {query}"
-    columns = _described(connection, f"({select})")
-    return Transformation(settings, layer, select, columns, loaded=events, shown=events)
+    selected = f"{_PARTITION} AS partition_start, {_selected(settings, layer, found)}"
+    columns = _described(connection, _over(query, selected, nothing))
+    return Transformation(settings, layer, columns, relations, selected, query)
+
+
+def _over(
+    query: str, selected: str, relations: Mapping[str, str], partition: datetime | None = None
+) -> str:
+    """A query over the relations of one partition.
+
+    They are not materialised: what a query does not need of them is not read.
+    """
+    start = timestamp(partition)
+    shown = ",\n".join(
+        f"{quoted(name)} AS NOT MATERIALIZED ({select.replace(_PARTITION, start)})"
+        for name, select in relations.items()
+    )
+    return f"(WITH {shown}\nSELECT {selected.replace(_PARTITION, start)} FROM {query})"
 
 
 def _failed(settings: PipelineSettings, layer: Layer, key: str | None, error: duckdb.Error) -> str:
@@ -121,7 +125,7 @@ def _place(settings: PipelineSettings, layer: Layer) -> str:
     return f"{block.sql} of pipeline {settings.name}"
 
 
-def _show_aggregates(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> None:
+def _aggregates(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> str:
     """The window strictly before a partition; labels only where they were known by its start."""
     grain, block = Grain(settings.events.grain), settings.aggregates
     if not has_table(connection, settings.name, "event_aggregates"):
@@ -148,29 +152,28 @@ def _show_aggregates(connection: duckdb.DuckDBPyConnection, settings: PipelineSe
         for name in columns
     )
     window = interval(grain.length * block.window)
-    connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW aggregates AS SELECT {selected} FROM {table} "
+    return (
+        f"SELECT {selected} FROM {table} "
         f"WHERE partition_start >= {_PARTITION} - {window} AND partition_start < {_PARTITION}"
     )
 
 
-def _show_external(
+def _external(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, external: ExternalSettings
-) -> None:
+) -> dict[str, str]:
     """The rows that an HTTP API gave for the partition's day; none while it was not asked."""
     table = "external_" + external.name
     if has_table(connection, settings.name, table):
         source = f"{quoted(settings.name)}.{quoted(table)}"
-        relation = (
-            f"SELECT * EXCLUDE (partition_start) FROM {source} "
+        return {
+            external.name: f"SELECT * EXCLUDE (partition_start) FROM {source} "
             f"WHERE partition_start = date_trunc('day', {_PARTITION})"
-        )
-    else:
-        connection.execute(
-            "CREATE TEMP TABLE IF NOT EXISTS response(body JSON, region VARCHAR, page BIGINT)"
-        )
-        relation = external.select.strip().rstrip(";")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(external.name)} AS {relation}")
+        }
+    response = "SELECT NULL::JSON AS body, NULL::VARCHAR AS region, NULL::BIGINT AS page"
+    return {
+        external.name: f"WITH response AS ({response} WHERE FALSE) "
+        f"SELECT * FROM ({external.select.strip().rstrip(';')}\n)"
+    }
 
 
 def _described(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

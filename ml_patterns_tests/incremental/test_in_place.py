@@ -3,7 +3,7 @@
 import duckdb
 import pytest
 
-from ml_patterns.incremental import loading, manifest
+from ml_patterns.incremental import computing, loading, manifest
 from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, hours, row
 
 
@@ -13,10 +13,9 @@ def small_files_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def direct(shop: Shop) -> list[int]:
-    with shop.connect() as connection:
-        loaded = loading.load(
-            connection, shop.settings, [START + hour * HOUR for hour in range(12)]
-        )
+    chosen = [START + hour * HOUR for hour in range(12)]
+    with shop.connect() as connection, computing.scratch(connection) as scratch:
+        (loaded,) = loading.load(connection, shop.settings, chosen, scratch)
     return sorted(hours(partition) for partition in loaded.direct)
 
 

@@ -35,10 +35,10 @@ def prepared(folder: Path) -> Shop:
     return shop
 
 
-def run(folder: Path, deadly: int) -> tuple[int, list[str]]:
+def run(folder: Path, deadly: int, at_once: int) -> tuple[int, list[str]]:
     done = subprocess.run(
         [sys.executable, "-m", "ml_patterns_tests.incremental.worker", folder, "catch-up",
-         str(deadly)],
+         str(deadly), str(at_once)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
@@ -56,22 +56,28 @@ def put_back(start: Path, folder: Path) -> None:
     shutil.copy(start / "warehouse.duckdb", folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [1, 32])
 def test_a_run_killed_at_any_boundary_and_run_again_gives_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], at_once: int
 ) -> None:
+    """One partition in each transaction, computed by several threads; and all in one."""
     shop = prepared(tmp_path / "shop")
     start = (tmp_path / "shop").rename(tmp_path / "start")
     put_back(start, shop.folder)
-    code, boundaries = run(shop.folder, 0)
+    code, boundaries = run(shop.folder, 0, at_once)
     assert code == 0
     assert set(boundaries) == BOUNDARIES
     expected = state(shop)
     assert [line[5] for line in expected[3]] == [1, 1, 1, 9, 1]
     for number, name in enumerate(boundaries, 1):
         put_back(start, shop.folder)
-        assert run(shop.folder, number) == (-signal.SIGKILL, boundaries[:number])
+        assert run(shop.folder, number, at_once) == (-signal.SIGKILL, boundaries[:number])
         shop.catch_up()
         assert state(shop) == expected, f"killed at {name}"
     with capsys.disabled():
         kinds = ", ".join(f"{name} {n}" for name, n in Counter(boundaries).items())
-        print(f"\n{len(boundaries)} crash points, same result after each: {kinds}")
+        print(
+            f"\n{len(boundaries)} crash points with {at_once} partitions at once, "
+            f"same result after each: {kinds}"
+        )

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import pytest
@@ -85,8 +86,10 @@ class Stream(RuleBasedStateMachine):
 
     # what happens to the files
 
-    @initialize(rows=files)
-    def begin(self, rows: list[Row]) -> None:
+    @initialize(rows=files, at_once=st.sampled_from([1, 3, 32]))
+    def begin(self, rows: list[Row], at_once: int) -> None:
+        """A run commits so many partitions at once."""
+        self._stack.enter_context(patch.object(build, "PARTITIONS_AT_ONCE", at_once))
         self.deliver(NAMES[0], rows)
 
     @rule(name=st.sampled_from(NAMES), rows=files)

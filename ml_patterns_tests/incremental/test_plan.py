@@ -235,6 +235,21 @@ def test_unusable_sql_is_one_sentence(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+def test_sql_that_fails_for_one_partition_costs_none_before_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(build, "PARTITIONS_AT_ONCE", at_once)
+    rows = [row(str(hour), hour, amount=10**18) for hour in range(9)]
+    shop.land("a.parquet", [*rows, row("overflows the sum", 5, amount=9 * 10**18)])
+    shop.ingest()
+    with pytest.raises(TransformError, match="failed for partition 2026-06-01-05:00"):
+        shop.build("aggregates")
+    assert sorted(shop.due_hours("aggregates")) == [5, 6, 7, 8]
+    shop.land("a.parquet", rows)
+    assert shop.catch_up()["aggregates"] == [5, 6, 7, 8]
+
+
 def test_a_partition_can_be_computed_again_by_hand(old: Shop) -> None:
     before = old.table("aggregates")
     with old.connect() as connection:

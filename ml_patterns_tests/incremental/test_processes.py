@@ -12,7 +12,7 @@ from ml_patterns.errors import ConflictError, WarehouseBusyError
 from ml_patterns.incremental import build
 from ml_patterns.incremental.plan import LAYERS
 from ml_patterns.storage.warehouse import Warehouse
-from ml_patterns_tests.incremental.conftest import START, Shop, row
+from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, hours, row
 
 PROCESSES, ROUNDS = 8, 3
 
@@ -21,7 +21,7 @@ def test_eight_processes_and_a_reader_lose_and_double_nothing(shop: Shop) -> Non
     shop.change(grace="12h")
     shop.land("first.parquet", [row("first", 0)])
     shop.catch_up()
-    arguments = ["ml_patterns_tests.incremental.worker", shop.folder, "compete", str(ROUNDS)]
+    arguments = ["ml_patterns_tests.incremental.worker", shop.folder, "compete", str(ROUNDS), "4"]
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", *arguments],
@@ -104,6 +104,46 @@ def test_a_conflict_that_only_the_database_sees_is_a_conflict_too(shop: Shop) ->
 
         (done,) = build.build(one, shop.settings, "aggregates", [START], shop.clock, meanwhile)
     assert done.generation == 2
+
+
+@pytest.mark.parametrize("moment", ["computed", "claimed", "inserted"])
+def test_a_partition_lost_amid_a_batch_costs_no_other_partition(shop: Shop, moment: str) -> None:
+    """The batch is undone and committed one by one up to the lost one; the next run does the rest.
+
+    The other is meant to come between: while ours holds no row of the lost partition yet, it wins;
+    afterwards it is the one that loses, and the batch stands.
+    """
+    shop.land("a.parquet", [row(str(hour), hour) for hour in range(4)])
+    shop.ingest()
+    chosen, lost = [START + hour * HOUR for hour in range(4)], START + 2 * HOUR
+    done, others = [], []
+    with shop.connect() as one, shop.connect() as other:
+
+        def meanwhile(name: str) -> None:
+            if name == moment and not others:
+                others.append("tried")
+                try:
+                    others.extend(
+                        build.build(other, shop.settings, "aggregates", [lost], shop.clock)
+                    )
+                except ConflictError:
+                    others.append("lost")
+
+        ours = build.build(one, shop.settings, "aggregates", chosen, shop.clock, meanwhile)
+        if moment == "computed":
+            with pytest.raises(ConflictError, match="aggregates 2026-06-01-02:00 of shop was"):
+                done.extend(ours)
+            assert [hours(one.partition) for one in done] == [0, 1]
+        else:
+            done.extend(ours)
+            assert others == ["tried", "lost"]
+            assert [hours(one.partition) for one in done] == [0, 1, 2, 3]
+    shop.catch_up()
+    assert (
+        shop.query("SELECT generation FROM shop.partition_state WHERE layer = 'aggregates'")
+        == [(1,)] * 4
+    )
+    assert [line[2] for line in shop.table("aggregates")] == [1, 1, 1, 1]
 
 
 def test_a_process_that_holds_the_file_is_waited_for_and_then_named(shop: Shop) -> None:

@@ -1,7 +1,8 @@
 """A process of its own that works on a shop, and may be killed on the way.
 
-`python -m ml_patterns_tests.incremental.worker FOLDER catch-up N` kills itself with SIGKILL at the
-N-th boundary (0: never); `… compete N` delivers, catches up and recomputes N times.
+`python -m ml_patterns_tests.incremental.worker FOLDER catch-up N PARTITIONS` kills itself with
+SIGKILL at the N-th boundary (0: never) of a run that commits so many partitions at once;
+`… compete N PARTITIONS` delivers, catches up and recomputes N times.
 """
 
 import os
@@ -46,4 +47,5 @@ def compete(folder: Path, rounds: int) -> None:
 
 
 if __name__ == "__main__":
+    build.PARTITIONS_AT_ONCE = int(sys.argv[4])
     {"catch-up": catch_up, "compete": compete}[sys.argv[2]](Path(sys.argv[1]), int(sys.argv[3]))
