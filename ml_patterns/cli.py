@@ -17,6 +17,7 @@ from ml_patterns.commands import (
     incremental,
     init,
     load,
+    maintenance,
     print_rows,
     reviews,
     status,
@@ -115,5 +116,5 @@ def dev(
     raise typer.Exit(run_dev(project_root(), port, host))
 
 
-for room in (init, status, incremental, branching, reviews, circuit_breaker):
+for room in (init, status, incremental, branching, reviews, circuit_breaker, maintenance):
     room.register(app)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from ml_patterns.sandbox.upstream import serve_upstream
 from ml_patterns_tests.registry.conftest import fresh_database
@@ -32,6 +33,15 @@ class Production:
             [str(BIN / command[0]), *command[1:]],
             cwd=PROJECT, env=self.environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
+
+    def empty(self, variable: str) -> None:
+        """Drops the database of an environment variable and creates it anew."""
+        url = sa.make_url(self.environment[variable]).set(drivername="postgresql+psycopg")
+        server = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            for command in ("DROP DATABASE {} WITH (FORCE)", "CREATE DATABASE {}"):
+                connection.execute(sa.text(command.format(url.database)))
+        server.dispose()
 
     @property
     def state_url(self) -> str:
