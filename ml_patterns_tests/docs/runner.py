@@ -6,7 +6,8 @@ page is about; a test of the page makes the folder that its reader would sit in.
 What a page may hold:
 
 - a block `console`: lines that begin with `$ ` are commands (continued after a `\\` at the end of
-  the line), what stands below each is its output, standard error included;
+  the line, or in lines that begin with `> `), what stands below each is its output, standard error
+  included;
 - a block `sh` or `bash`: commands without output, whatever they print;
 - a block whose info string names a file after the language, such as `python make_orders.py`:
   the file is written, relative to where the page's commands have gone by then.
@@ -90,6 +91,8 @@ def commands(block: Block) -> Iterator[Command]:
     for number, content in enumerate(block.text.splitlines(), block.line):
         if text.endswith("\\") and not output:
             text = f"{text}\n{content}"
+        elif text and not output and content.startswith("> "):
+            text = f"{text}\n{content[2:]}"
         elif content.startswith("$ "):
             if text:
                 yield Command(text, "\n".join(output), line)

@@ -20,6 +20,10 @@ $ python ../make.py
 $ cat \\
     made.txt
 42 rows
+$ echo 'two
+> lines'
+two
+lines
 $ export NAME=reader; sleep 0.01; echo "$NAME took 0.01 s"
 reader took 7.3 s
 $ echo $NAME; echo two >&2; ls; false
@@ -63,7 +67,7 @@ def test_a_page_is_followed(tmp_path: Path) -> None:
     folder.mkdir()
     with session(folder, tmp_path) as reader:
         done = follow(page(tmp_path), reader, exit_codes={"echo $NAME": 1})
-    assert len(done) == 10
+    assert len(done) == 11
     assert {path.name for path in (folder / "work").iterdir()} == {"made.txt", "by-sh"}
 
 

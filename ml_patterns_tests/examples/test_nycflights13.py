@@ -1,7 +1,6 @@
 """The example on real flights: nothing but YAML and SQL, no leak, and models worth showing."""
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,11 +22,20 @@ from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.features import KEY_COLUMNS, read_features
 from ml_patterns.storage.operational import engine_for
+from ml_patterns_tests.docs.runner import follow, session
+from ml_patterns_tests.docs.tree import environment, fresh_copy
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nycflights13"
 NAME = "nycflights13"
 VARIABLE = "NYCFLIGHTS13_EVENTS"
 FLIGHTS, DAYS = 336_776, 366
+STORES = ("ML_PATTERNS_", "DAGSTER_HOME")
+NOT_RUN = {
+    f"export {VARIABLE}": "the test is told where the files are",
+    "python -m venv flights": "downloads the flights",
+    "flights/bin/python": "writes the files that the test is given",
+}
+"""Commands of the README that no test follows, and why."""
 TODAY = pd.Timestamp(2013, 1, 14)
 
 
@@ -184,12 +192,13 @@ def test_the_year_becomes_a_fleet_that_the_gate_sorts(
     tmp_path: Path, installation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = os.environ[VARIABLE]
-    project = tmp_path / "example"
-    shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    copy = fresh_copy(tmp_path / "copy")
+    project = copy / "examples" / NAME
 
     monkeypatch.setenv("ML_PATTERNS_MODEL_URL", "http://127.0.0.1:9")  # nobody listens there
-    found = run("ml-patterns", "run", NAME, folder=project, events=events)
-    assert found.returncode == 0, found.stdout + found.stderr
+    stores = {name: os.environ[name] for name in os.environ if name.startswith(STORES)}
+    with session(copy, tmp_path, **stores, **{VARIABLE: events}, **environment(copy)) as reader:
+        follow(project / "README.md", reader, leave_out=[*NOT_RUN])
 
     settings = load(Path(events), monkeypatch)
     with duckdb.connect(installation / "warehouse.duckdb", read_only=True) as connection:
