@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from ml_patterns.branching.slices import Slices, slices_of
 from ml_patterns.branching.statistics import Labels, Probabilities, all_metrics, auc
@@ -175,6 +173,8 @@ def measure(
     Returns:
         Evidence; a model that cannot be asked gives evidence that says why, not an error.
     """
+    from lightgbm.basic import LightGBMError
+
     labels = test["label"].to_numpy(dtype=np.bool_)
     probabilities, leak = np.full(len(test), np.nan), None
     if model_text is not None:
@@ -182,7 +182,7 @@ def measure(
             matrix = encode(test, card.features)
             probabilities = answers(model_text, matrix)
             leak = strongest_feature(matrix, labels, card.features)
-        except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
+        except (KeyError, ValueError, TypeError, LightGBMError) as error:
             problem = f"the model cannot be asked about the test slice: {_brief(error)}"
     return Evidence(
         labels=labels,
@@ -200,6 +200,8 @@ def measure_champion(
     test: pd.DataFrame, model_text: str, card: ModelCard, *, version: int, generation: int
 ) -> ChampionEvidence:
     """Asks the champion for the test rows after its own training, and for no others."""
+    from lightgbm.basic import LightGBMError
+
     ends = [window.end for window in (card.train, card.validation) if window.end is not None]
     times = pd.to_datetime(test["event_time"])
     after = np.ones(len(test), dtype=np.bool_)
@@ -208,7 +210,7 @@ def measure_champion(
         after = (times >= pd.Timestamp(max(ends)).tz_localize(None)).to_numpy(dtype=np.bool_)
     try:
         probabilities = answers(model_text, encode(test[after], card.features))
-    except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
+    except (KeyError, ValueError, TypeError, LightGBMError) as error:
         return unreadable_champion(test, version, generation, _brief(error))
     return ChampionEvidence(version, generation, after, probabilities)
 
@@ -223,6 +225,8 @@ def unreadable_champion(
 
 def answers(model_text: str, matrix: np.ndarray) -> Probabilities:
     """A model's probabilities in single precision, shape (rows,)."""
+    import lightgbm as lgb
+
     if len(matrix) == 0:
         return np.empty(0)
     booster = lgb.Booster(model_str=model_text)
@@ -254,6 +258,8 @@ def strongest_feature(
 
 def _missing_lowest(matrix: np.ndarray) -> np.ndarray:
     """Ranks of each column's values, missing ones below all others."""
+    from scipy.stats import rankdata
+
     filled = np.where(np.isnan(matrix), -np.inf, matrix)
     ranks: np.ndarray = rankdata(filled, method="dense", axis=0)
     return ranks

@@ -15,14 +15,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm as lgb
 import numpy as np
 
 from ml_patterns.branching.evidence import ProbeResult
 from ml_patterns.errors import ArtifactError
 from ml_patterns.storage.artifacts import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
 
 _TOLERANCE = 1e-9
 _REPETITIONS = 5
@@ -55,6 +57,8 @@ def probe_artifacts(artifacts_root: str, addresses: Sequence[str]) -> dict[str, 
 
 def probe(store: ArtifactStore, address: str) -> ProbeResult:
     """Loads an artifact and reproduces its golden predictions, in this process."""
+    import lightgbm as lgb
+
     try:
         artifact = store.get(address)
         booster = lgb.Booster(model_str=artifact.model_text)
@@ -63,7 +67,7 @@ def probe(store: ArtifactStore, address: str) -> ProbeResult:
         return ProbeResult(False, f"the artifact is unusable: {str(error).splitlines()[0]}")
 
 
-def _reproduce(artifact: Artifact, booster: lgb.Booster) -> ProbeResult:
+def _reproduce(artifact: Artifact, booster: "lgb.Booster") -> ProbeResult:
     golden, features = artifact.card.golden, len(artifact.card.features)
     if booster.num_feature() != features:
         return ProbeResult(

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv
-from scipy.stats import binomtest, mannwhitneyu
 
 from ml_patterns.branching.policy import Metric
 
@@ -131,12 +129,16 @@ def lower_bound(
 
 def binomial_bound(successes: int, rows: int, confidence: float) -> float:
     """Clopper and Pearson's exact one-sided lower bound of a share."""
+    from scipy.stats import binomtest
+
     test = binomtest(successes, rows, alternative="greater")
     return float(test.proportion_ci(confidence_level=confidence, method="exact").low)
 
 
 def binomial_upper_bound(successes: int, rows: int, confidence: float) -> float:
     """Clopper and Pearson's exact one-sided upper bound of a share."""
+    from scipy.stats import binomtest
+
     test = binomtest(successes, rows, alternative="less")
     return float(test.proportion_ci(confidence_level=confidence, method="exact").high)
 
@@ -161,6 +163,8 @@ def p_better_than_chance(labels: Labels, probabilities: Probabilities) -> float 
     Returns:
         None if a class is absent or a probability is missing.
     """
+    from scipy.stats import mannwhitneyu
+
     if not np.isfinite(probabilities).all() or labels.all() or not labels.any():
         return None
     if np.ptp(probabilities) == 0:
@@ -192,6 +196,8 @@ def is_worse(
     Returns:
         None if it cannot be judged.
     """
+    from scipy.stats import binomtest
+
     if not (np.isfinite(challenger).all() and np.isfinite(champion).all()) or len(labels) == 0:
         return None
     loss = value(metric, labels, champion) - value(metric, labels, challenger)
@@ -227,6 +233,8 @@ def rows_to_pass(
     Returns:
         None if the value itself does not lie above the threshold.
     """
+    from scipy.special import betaincinv
+
     if bound >= threshold:
         return 0
     if value <= threshold:

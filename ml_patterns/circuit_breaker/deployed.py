@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import lightgbm
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
@@ -37,6 +36,8 @@ class Deployed:
     @cached_property
     def booster(self) -> Any:
         """The model itself, loaded on first use."""
+        import lightgbm
+
         return lightgbm.Booster(model_str=self.artifact.model_text)
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:

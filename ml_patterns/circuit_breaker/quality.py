@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 import duckdb
 import pandas as pd
 import sqlalchemy as sa
-from scipy.special import betaincinv
 
 from ml_patterns.circuit_breaker.predictions import ensure_table, naive
 from ml_patterns.registry.registry import Registry
@@ -44,6 +43,8 @@ def judged_live(settings: PipelineSettings) -> bool:
 
 def lower_bound(correct: int, rows: int, confidence: float = _CONFIDENCE) -> float:
     """One-sided Clopper-Pearson bound of a share (Clopper and Pearson 1934, Biometrika 26)."""
+    from scipy.special import betaincinv
+
     if correct == 0:
         return 0.0
     return float(betaincinv(correct, rows - correct + 1, 1 - confidence))

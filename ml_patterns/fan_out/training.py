@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -26,6 +25,9 @@ from ml_patterns.fan_out.split import Mask, Split, naive, split_by_time
 from ml_patterns.fan_out.unchanged import fingerprint, training_key
 from ml_patterns.storage.card import Feature, Golden, ModelCard, Window, encode
 from ml_patterns.storage.features import FeatureColumn
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
 
 REGION_COLUMN = FeatureColumn("region", "VARCHAR")
 """The pooled model's extra feature."""
@@ -84,6 +86,8 @@ def train(
     Raises:
         NothingToTrainError: train or validation slice is empty.
     """
+    import lightgbm as lgb
+
     if kind == "pooled":
         columns = (*columns, REGION_COLUMN)
     rows = usable_rows(frame, watermark)
@@ -214,8 +218,10 @@ def _dataset(
     matrix: _Matrix,
     features: tuple[Feature, ...],
     settings: TrainingSettings,
-    reference: lgb.Dataset | None = None,
-) -> lgb.Dataset:
+    reference: "lgb.Dataset | None" = None,
+) -> "lgb.Dataset":
+    import lightgbm as lgb
+
     return lgb.Dataset(
         matrix.values,
         label=matrix.labels.astype(np.float32),
@@ -232,6 +238,8 @@ def _compare(
     fitted: _Matrix, validated: _Matrix, features: tuple[Feature, ...], settings: TrainingSettings
 ) -> list[_Fit]:
     """Fits every candidate on one binned dataset, stopping where validation stops gaining."""
+    import lightgbm as lgb
+
     dataset = _dataset(fitted, features, settings)
     held_out = _dataset(validated, features, settings, reference=dataset)
     fits = []
@@ -263,6 +271,8 @@ def _choose(fits: list[_Fit], validated: _Matrix) -> _Fit:
 def _refit(
     whole: _Matrix, features: tuple[Feature, ...], settings: TrainingSettings, chosen: _Fit
 ) -> str:
+    import lightgbm as lgb
+
     booster = lgb.train(
         {**chosen.candidate, **_fixed_parameters(settings)},
         _dataset(whole, features, settings),
@@ -271,11 +281,11 @@ def _refit(
     return str(booster.model_to_string())
 
 
-def _predict(booster: lgb.Booster, values: npt.NDArray[np.float64], rounds: int = -1) -> Values:
+def _predict(booster: "lgb.Booster", values: npt.NDArray[np.float64], rounds: int = -1) -> Values:
     return np.asarray(booster.predict(values, num_iteration=rounds, num_threads=1))
 
 
-def _importances(booster: lgb.Booster, features: tuple[Feature, ...]) -> dict[str, float]:
+def _importances(booster: "lgb.Booster", features: tuple[Feature, ...]) -> dict[str, float]:
     """Share of the total gain, by feature."""
     gains = booster.feature_importance("gain")
     total = float(gains.sum()) or 1.0
@@ -284,7 +294,7 @@ def _importances(booster: lgb.Booster, features: tuple[Feature, ...]) -> dict[st
     }
 
 
-def _golden(booster: lgb.Booster, values: npt.NDArray[np.float64]) -> Golden:
+def _golden(booster: "lgb.Booster", values: npt.NDArray[np.float64]) -> Golden:
     """A few rows spread over the history and what the model, read from its text, says to them."""
     picked = np.unique(np.linspace(0, len(values) - 1, _GOLDEN_ROWS).astype(int))
     rows = values[picked]
