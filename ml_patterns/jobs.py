@@ -15,6 +15,7 @@ from ml_patterns.fan_out.batch import batches
 from ml_patterns.fan_out.steps import model_pictures_job
 from ml_patterns.incremental.checks import daily_checks
 from ml_patterns.incremental.sensors import request_due
+from ml_patterns.maintenance.jobs import prune_job, prune_schedule
 from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import WarehouseResource
@@ -55,6 +56,7 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
         ),
         model_pictures_job(settings),
         *build_review_jobs(settings),
+        prune_job(settings),
     ]
 
 
@@ -71,6 +73,7 @@ def build_schedules(settings: PipelineSettings) -> list[dg.ScheduleDefinition]:
             default_status=schedule_status(),
             description="Audits the tables once a day.",
         ),
+        prune_schedule(settings),
     ]
 
 

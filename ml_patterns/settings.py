@@ -17,6 +17,7 @@ from ml_patterns.circuit_breaker.settings import PredictionsSettings
 from ml_patterns.errors import SettingsError
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.incremental.settings import AggregatesSettings, EventsSettings, FeaturesSettings
+from ml_patterns.maintenance.settings import RetentionSettings
 from ml_patterns.retry.settings import ExternalSettings, RetrySettings
 from ml_patterns.storage.sql import is_name
 
@@ -41,6 +42,7 @@ class PipelineSettings(Settings):
     retry: RetrySettings = Field(default_factory=RetrySettings)
     predictions: PredictionsSettings = Field(default_factory=PredictionsSettings)
     notifications: NotificationsSettings = Field(default_factory=NotificationsSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
 
     _folder: Path = PrivateAttr(default=Path())
     _project: Path = PrivateAttr(default=Path())

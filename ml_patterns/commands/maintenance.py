@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Adds the room's commands."""
     command(app)(backup)
     command(app)(restore)
+    command(app)(prune)
 
 
 def backup(folder: Folder, as_json: AsJson = False) -> None:
@@ -72,3 +73,34 @@ def restore(folder: Folder, as_json: AsJson = False) -> None:
             "the tables of the warehouse differ from their ledger, in the backup already; see "
             "`every_row_accounted_for`"
         )
+
+
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would go; nothing is removed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what the pipelines' `retention` lets go, and what no pipeline refers to any more.
+
+    Never what a champion, a rollback, a review or a replay of the gate needs; the audit log stays.
+    """
+    from ml_patterns.base import utc_now
+    from ml_patterns.maintenance.retention import prune_pipeline, prune_shared
+    from ml_patterns.project import Project
+    from ml_patterns.storage.artifacts import ArtifactStore
+    from ml_patterns.storage.operational import engine_for
+    from ml_patterns.storage.warehouse import Warehouse
+
+    project = Project.load()
+    place, pipelines, now = project.installation, list(project.pipelines.values()), utc_now()
+    warehouse, engine = Warehouse(place.warehouse), engine_for(place.state_url)
+    found = [
+        gone
+        for pipeline in pipelines
+        for gone in prune_pipeline(pipeline, warehouse, engine, now, dry_run=dry_run)
+    ]
+    store = ArtifactStore(place.artifacts)
+    found += prune_shared(pipelines, engine, store, now, dry_run=dry_run)
+    rows = [(gone.of, gone.what, gone.rows) for gone in found]
+    print_rows(("of", "what", "would go" if dry_run else "gone"), rows, as_json)

@@ -58,3 +58,18 @@ def test_an_installation_that_was_never_used_has_nothing_to_back_up(tmp_path: Pa
     done = run(house_in(tmp_path / "here"), "backup", str(tmp_path / "backup"))
     assert done.returncode == 1
     assert "there is no operational database" in done.stderr
+
+
+def test_a_dry_run_of_prune_only_says_what_would_go(tmp_path: Path) -> None:
+    here = house_in(tmp_path / "here")
+    version = here.deploy("eu", 1)
+    orphan = here.store.put("nobody registered this\n", here.store.get(version.artifact).card)
+    for path in (tmp_path / "here" / "artifacts").rglob(f"{orphan}/*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        os.utime(path.parent, (1_000_000_000, 1_000_000_000))
+    for options, column, left in ((["--dry-run"], "would go", 2), ([], "gone", 1)):
+        done = run(here, "prune", *options, "--json")
+        assert done.returncode == 0, done.stderr
+        found = {row["what"]: row[column] for row in json.loads(done.stdout)}
+        assert found["artifacts"] == 1
+        assert len(list(here.store.written())) == left
