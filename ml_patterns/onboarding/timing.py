@@ -113,7 +113,9 @@ def guess_grace(
                      "this is the least that fits the other settings")  # fmt: skip
     late = _late(sample, f"SELECT {version} - {time} AS late FROM rows")
     if late is None or late.rounded <= least:
-        why = (late.told("of the rows") if late else "no row came late") + "; at least a partition"
+        why = late.told("of the rows") if late else "no row came late"
+        if not late or late.rounded < least:
+            why += "; it must be at least a partition, and long enough for the labels"
         return Guess("grace", format_duration(least), why)
     return Guess("grace", format_duration(late.rounded), late.told("of the rows"))
 
