@@ -14,7 +14,7 @@ from ml_patterns_tests.docs.tree import PROJECT, Stores, environment, fresh_copy
 
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((PROJECT / "docs").glob("*.md")))]
 
-FOLLOWED_BY: dict[str, str] = {}
+FOLLOWED_BY = {"docs/bring-your-own-events.md": "onboarding/test_tutorial.py"}
 """Pages with a test of their own, below `ml_patterns_tests/`."""
 
 NOT_RUN: dict[str, dict[str, str]] = {
