@@ -5,7 +5,7 @@ WORKERS ?= 2
 # A company's own certificates count for uv as they do for pip.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test dev check bench lock clean
+.PHONY: demo test dev check bench screenshots lock clean
 
 demo: $(BIN)/.ready
 	$(BIN)/ml-patterns demo
@@ -25,6 +25,10 @@ bench: $(BIN)/.ready
 	for name in incremental fan_out branching resilience serving; do \
 		$(BIN)/python -m benchmarks.$$name || exit 1; \
 	done
+
+# The pictures of README and docs; wants a Chromium on PATH.
+screenshots: $(BIN)/.ready
+	$(BIN)/python -m ml_patterns_tests.ui.screenshots docs/pictures
 
 # Pins every dependency with its hashes; run it after a change of pyproject.toml.
 lock: $(BIN)/.ready

@@ -39,7 +39,7 @@ def take(folder: Path) -> None:
                 page.get_by_label("Your token").fill(token)
                 page.get_by_role("button", name="Log in").click()
                 page.goto(f"{server.url}{path}")
-                page.screenshot(path=folder / f"reviews-{name}.png", full_page=name == "review")
+                page.screenshot(path=folder / f"reviews-{name}.png")
                 page.close()
 
 

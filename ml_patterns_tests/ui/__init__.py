@@ -1,0 +1,1 @@
+"""The Dagster UI, clicked through in a real browser."""

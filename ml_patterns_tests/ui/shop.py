@@ -1,0 +1,112 @@
+"""A shop's day of orders: one file and one partition per hour, two regions.
+
+Belongs here: the project that the browser looks at. Does not: processes (`platform.py`).
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+HOURS = 24
+REGIONS = ("north", "south")
+ORDERS_PER_HOUR = 20
+START = datetime(2026, 6, 1, tzinfo=UTC)
+
+PYPROJECT = """\
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "ui_shop"
+"""
+
+DEFINITIONS = """\
+from pathlib import Path
+
+import dagster as dg
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+"""
+
+DEFS = """\
+type: ml_patterns.EventModelPipeline
+
+attributes:
+  name: shop
+  events:
+    path: landing/*.parquet
+    id: order_id
+    time: ordered_at
+    version: ordered_at
+    region: region
+    grain: hour
+    start: "2026-06-01"
+    end: "2026-06-02"
+    grace: 1h
+  aggregates: {window: 2}
+  training:
+    candidates: [{num_leaves: 4, min_data_in_leaf: 5}]
+    max_rounds: 10
+    min_rows: 50
+    min_positives: 5
+    workers: 1
+  gate: {deploy_at: 0.6, review_at: 0.5}
+  owners: ["team:shop"]
+"""
+
+AGGREGATES = """\
+SELECT region, count(*) AS orders, CAST(sum(items) AS BIGINT) AS items
+FROM events GROUP BY region
+"""
+
+FEATURES = """\
+WITH before AS (
+    SELECT region, CAST(sum(items) AS BIGINT) AS items FROM aggregates GROUP BY region
+)
+SELECT order_id AS event_id, ordered_at AS event_time, events.region, late AS label,
+    events.items, distance, before.items AS items_before
+FROM events LEFT JOIN before ON before.region = events.region
+"""
+
+
+def key(hour: int) -> str:
+    """Partition key of an hour of the day."""
+    return f"{START + timedelta(hours=hour):%Y-%m-%d-%H:%M}"
+
+
+def landed(root: Path, hour: int) -> Path:
+    """The file of an hour."""
+    return root / "landing" / f"orders-{hour:02}.parquet"
+
+
+def make_shop(root: Path) -> None:
+    """Writes the project and the files of its day."""
+    folder = root / "ui_shop" / "defs" / "shop"
+    folder.mkdir(parents=True)
+    (root / "landing").mkdir()
+    (root / "pyproject.toml").write_text(PYPROJECT)
+    (root / "ui_shop" / "__init__.py").touch()
+    (root / "ui_shop" / "definitions.py").write_text(DEFINITIONS)
+    (folder / "defs.yaml").write_text(DEFS)
+    (folder / "aggregates.sql").write_text(AGGREGATES)
+    (folder / "features.sql").write_text(FEATURES)
+    random = np.random.default_rng(4)
+    for hour in range(HOURS):
+        rows = [
+            {
+                "order_id": f"{hour}-{region}-{number}",
+                "ordered_at": START.replace(tzinfo=None) + timedelta(hours=hour, minutes=number),
+                "region": region,
+                "items": int(items),
+                "distance": int(distance),
+                "late": bool(items + distance > 12),
+            }
+            for region in REGIONS
+            for number, (items, distance) in enumerate(random.integers(1, 13, (ORDERS_PER_HOUR, 2)))
+        ]
+        pd.DataFrame(rows).to_parquet(landed(root, hour), index=False)
