@@ -301,8 +301,12 @@ def follow(
         if block.path:
             reader.write(block)
         found = [*commands(block)]
+        left_out = False
         for command, after in zip_longest(found, found[1:]):
-            if command.text.startswith(tuple(leave_out)):
+            left_out = command.text.startswith(tuple(leave_out)) or (
+                left_out and command.text == "echo $?"
+            )
+            if left_out:
                 continue
             code = next((c for start, c in codes.items() if command.text.startswith(start)), 0)
             asked = after is not None and after.text == "echo $?"

@@ -22,6 +22,10 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "make dev": "serves until it is stopped; serving and the UI have tests of their own",
         "make test": "is what runs this test",
     },
+    "docs/operations.md": {
+        "scripts/ci.sh": "typed by operations/test_ci.py, which compares what it prints",
+        "REGIONS=": "typed by operations/test_ci.py, which compares what it prints",
+    },
 }
 """Beginnings of commands that no test follows, and why."""
 
@@ -53,7 +57,7 @@ def test_the_pages_print_what_they_say(tmp_path: Path) -> None:
     failures = []
     for page in PAGES:
         left_out = NOT_RUN.get(page, {})
-        if page in FOLLOWED_BY or all(c.text.startswith(tuple(left_out)) for c in shown(page)):
+        if page in FOLLOWED_BY or not [*shown(page)]:
             continue
         if stores is not None:
             stores.put_back()

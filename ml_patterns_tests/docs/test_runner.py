@@ -71,6 +71,12 @@ def test_a_page_is_followed(tmp_path: Path) -> None:
     assert {path.name for path in (folder / "work").iterdir()} == {"made.txt", "by-sh"}
 
 
+def test_what_is_left_out_takes_its_exit_code_along(tmp_path: Path) -> None:
+    text = "```console\n$ make lock\n$ echo $?\n9\n$ echo $?\n9\n$ true\n```\n"
+    with session(tmp_path, tmp_path) as reader:
+        assert follow(page(tmp_path, text), reader, leave_out=["make"]) == ["true"]
+
+
 def test_a_page_gets_on_with_whoever_uses_its_port(tmp_path: Path) -> None:
     with session(tmp_path, tmp_path, ports=["8085"]) as reader:
         follow(page(tmp_path, "```console\n$ echo 8085 18085\n8085 18085\n```\n"), reader)
