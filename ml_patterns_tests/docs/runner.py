@@ -1,16 +1,7 @@
 """Following a page of the documentation as a reader would, and comparing what is printed.
 
-Belongs here: reading a page's blocks, running its commands, comparing outputs. Does not: what a
-page is about; a test of the page makes the folder that its reader would sit in.
-
-What a page may hold:
-
-- a block `console`: lines that begin with `$ ` are commands (continued after a `\\` at the end of
-  the line, or in lines that begin with `> `), what stands below each is its output, standard error
-  included;
-- a block `sh` or `bash`: commands without output, whatever they print;
-- a block whose info string names a file after the language, such as `python make_orders.py`:
-  the file is written, relative to where the page's commands have gone by then.
+Belongs here: running a page's commands, comparing outputs. Does not: reading pages (`page.py`), what
+a page is about (a test of the page makes the folder that its reader would sit in).
 
 In an output `…` stands for any text within a line, and alone on a line for any lines. Blanks and
 rules (`───`) count once, and seconds such as `4.2 s` match any seconds. A command must succeed,
@@ -32,75 +23,13 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
+from ml_patterns_tests.docs.page import Block, Command, blocks, commands
+
 PATIENCE = 300.0
 """Seconds that a command may take: machines that run tests are busy."""
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<info>.*)$")
-_SHELL = ("sh", "bash")
 _OWN = ("ML_PATTERNS_", "DAGSTER_", "PYTEST_", "GITHUB_", "CI", "FORCE_COLOR", "PYTHONPATH")
 """Variables that a reader does not have."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, the file that it is the content of, its text.
-
-    Attributes:
-        line: of the page, of the block's first line of text.
-    """
-
-    language: str
-    path: str | None
-    text: str
-    line: int
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of a page, and what it should print; `line` is the page's."""
-
-    text: str
-    expected: str
-    line: int
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, in order."""
-    info: list[str] | None = None
-    indent, collected, start = "", list[str](), 0
-    for number, line in enumerate(page.read_text().splitlines(), 1):
-        fence = _FENCE.match(line)
-        if info is None and fence:
-            info, indent, collected, start = fence["info"].split(), fence["indent"], [], number + 1
-        elif info is not None and fence:
-            language, path = (*info, "", "")[:2]
-            yield Block(language, path or None, "".join(f"{text}\n" for text in collected), start)
-            info = None
-        else:
-            collected.append(line.removeprefix(indent))
-
-
-def commands(block: Block) -> Iterator[Command]:
-    """The commands of a block, each with its output; none in a block that is no shell's."""
-    if block.path or block.language not in ("console", *_SHELL):
-        return
-    if block.language in _SHELL:
-        yield Command(block.text.rstrip(), "…", block.line)
-        return
-    text, line, output = "", 0, list[str]()
-    for number, content in enumerate(block.text.splitlines(), block.line):
-        if text.endswith("\\") and not output:
-            text = f"{text}\n{content}"
-        elif text and not output and content.startswith("> "):
-            text = f"{text}\n{content[2:]}"
-        elif content.startswith("$ "):
-            if text:
-                yield Command(text, "\n".join(output), line)
-            text, line, output = content[2:], number, []
-        else:
-            output.append(content)
-    if text:
-        yield Command(text, "\n".join(output), line)
 
 
 def matches(expected: str, printed: str, *, anywhere: bool = False) -> bool:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ml_patterns_tests.docs import blocks, commands, follow, matches, session
+from ml_patterns_tests.docs.page import blocks, commands
+from ml_patterns_tests.docs.runner import follow, matches, session
 
 PAGE = """\
 # A page

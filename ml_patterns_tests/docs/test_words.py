@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ml_patterns.cli import app
 from ml_patterns.settings import PipelineSettings
-from ml_patterns_tests.docs.runner import Block, blocks
+from ml_patterns_tests.docs.page import Block, blocks
 from ml_patterns_tests.docs.settings_tables import BLOCKS, with_tables
 from ml_patterns_tests.docs.test_pages import PAGES
 from ml_patterns_tests.docs.tree import PROJECT
