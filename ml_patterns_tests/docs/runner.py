@@ -1,7 +1,7 @@
 """Following a page of the documentation as a reader would, and comparing what is printed.
 
-Belongs here: running a page's commands, comparing outputs. Does not: reading pages (`page.py`), what
-a page is about (a test of the page makes the folder that its reader would sit in).
+Belongs here: running commands, comparing outputs. Does not: reading pages (`page.py`), what a page
+is about (a test of the page makes the folder that its reader would sit in).
 
 In an output `…` stands for any text within a line, and alone on a line for any lines. Blanks and
 rules (`───`) count once, and seconds such as `4.2 s` match any seconds. A command must succeed,
