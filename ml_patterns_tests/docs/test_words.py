@@ -177,3 +177,12 @@ def test_commands_that_are_named_exist(page: str) -> None:
         options = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<!\S)--[a-z-]+", line):
             assert option in options | {"--help"}, line
+
+
+@pytest.mark.parametrize("name", [*every_command()])
+def test_a_command_and_its_options_explain_themselves(name: str) -> None:
+    command = every_command()[name]
+    assert command.help
+    assert command.help.split("\n\n")[0].endswith("."), "a sentence first"
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), parameter.name
