@@ -122,8 +122,10 @@ class Stage:
         """Builds what is due; also rows scanned and rows accepted."""
         with self.warehouse.connect() as connection, measured() as cost:
             due = plan.plan(connection, self.settings, layer, self.clock())
-            chosen = [entry.partition for entry in due]
-            done = list(build.build(connection, self.settings, layer, chosen, self.clock))
+            wants = {entry.partition: entry.want for entry in due}
+            done = list(
+                build.build(connection, self.settings, layer, list(wants), self.clock, wants=wants)
+            )
         return cost(), sum(b.scanned for b in done), sum(b.counts.accepted for b in done)
 
 
@@ -284,9 +286,8 @@ def planning(folder: Path) -> dict[str, float]:
     return {"partitions": YEAR, **times}
 
 
-def command_line(folder: Path, history: int, rows: int) -> dict[str, float]:
-    """One new hour by `ml-patterns run`, as cron would do it, Dagster's start included."""
-    stage = Stage(folder)
+def write_project(folder: Path, stage: Stage) -> None:
+    """The stage's pipeline as a Dagster project."""
     pipeline = folder / "bench" / "defs" / "bench"
     pipeline.mkdir(parents=True)
     (folder / "bench" / "__init__.py").write_text("")
@@ -300,22 +301,39 @@ def command_line(folder: Path, history: int, rows: int) -> dict[str, float]:
     )
     (pipeline / "defs.yaml").write_text(YAML)
     for name in ("aggregates.sql", "features.sql"):
-        shutil.copy(folder / name, pipeline)
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ML_PATTERNS_")
-    }
-    environment["DAGSTER_HOME"] = str(folder / "dagster")
-    command = [
+        shutil.copy(stage.landed.parent / name, pipeline)
+
+
+def command() -> list[str]:
+    """Catches the pipeline up, as cron would do it."""
+    for name in [name for name in os.environ if name.startswith("ML_PATTERNS_")]:
+        del os.environ[name]
+    return [
         str(Path(sys.executable).parent / "ml-patterns"), "run", "bench", "--steps",
         "ingest,aggregates", "--json",
     ]  # fmt: skip
+
+
+def machine() -> dict[str, object]:
+    """Where the figures come from."""
+    return {
+        "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0],
+        "python": platform.python_version(), "duckdb": duckdb.__version__,
+    }  # fmt: skip
+
+
+def command_line(folder: Path, history: int, rows: int) -> dict[str, float]:
+    """One new hour by `ml-patterns run`, as cron would do it, Dagster's start included."""
+    stage = Stage(folder)
+    write_project(folder, stage)
+    environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster")}
     for hour in range(history):
         stage.land(hour, rows)
     runs = []
     for hour in range(history, history + REPEATS + 1):
         started = time.perf_counter()
         done = subprocess.run(
-            command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+            command(), cwd=folder, env=environment, check=True, capture_output=True, text=True
         )
         whole = time.perf_counter() - started
         steps = {step["step"]: step["seconds"] for step in json.loads(done.stdout)["steps"]}
@@ -369,12 +387,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files, rows = arguments.files, arguments.rows
     histories = [history for history in HISTORIES if history <= 10 * files]
-    report: dict[str, object] = {
-        "machine": {
-            "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0],
-            "python": platform.python_version(), "duckdb": duckdb.__version__,
-        }
-    }  # fmt: skip
+    report: dict[str, object] = {"machine": machine()}
     parts: dict[str, Callable[[Path], object]] = {
         "planning_a_year": planning,
         "full_load": lambda folder: full_load(folder, files, rows),

@@ -69,6 +69,7 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=[settings.name, "event_files"],
+        deps=[dg.AssetKey([settings.name, "database_rows"])] if settings.source else None,
         group_name=GROUP,
         owners=list(settings.owners),
         kinds={"duckdb", "file"},
@@ -213,11 +214,13 @@ def _build(
     healed = report_again(context.instance, settings, layer, warehouse)
     if healed:
         context.log.info(f"{layer}: {healed} partitions of a run that died are recorded now")
+    wants: Mapping[datetime, plan.Wanted] | None = None
     with warehouse.get_connection() as connection:
         ledger.ensure_tables(connection, settings.name)
         if config.only_due:
-            due = {entry.partition for entry in plan.plan(connection, settings, layer, utc_now())}
-            partitions = [partition for partition in partitions if partition in due]
+            due = plan.plan(connection, settings, layer, utc_now())
+            wants = {entry.partition: entry.want for entry in due}
+            partitions = [partition for partition in partitions if partition in wants]
         try:
             cost.check_budget(connection, settings, layer, partitions)
         except MLPatternsError as error:
@@ -230,7 +233,9 @@ def _build(
             done: list[build.Built] = []
             try:
                 with warehouse.get_connection() as connection:
-                    for one in build.build(connection, settings, layer, batch, utc_now):
+                    for one in build.build(
+                        connection, settings, layer, batch, utc_now, wants=wants
+                    ):
                         done.append(one)
                     if not partitions:
                         columns = _columns(context, connection, settings, layer)

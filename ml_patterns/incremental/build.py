@@ -62,8 +62,14 @@ def build(
     partitions: Sequence[datetime],
     clock: Clock,
     step: Step = lambda name: None,
+    wants: Mapping[datetime, Wanted] | None = None,
 ) -> Iterator[Built]:
     """Computes partitions of a layer and commits them in order, a batch in a transaction.
+
+    Args:
+        step: called at each boundary; tests end the process there.
+        wants: what each partition should be built from, where a plan has just said it; what has
+            changed since is due afterwards.
 
     Raises:
         ConflictError: somebody else built one of the partitions meanwhile; theirs stands.
@@ -76,9 +82,9 @@ def build(
         return
     ledger.ensure_tables(connection, settings.name)
     sources.attach_filesystem(connection, settings.event_glob)
-    builder = _Builder(connection, settings, layer, partitions, clock, step)
+    builder = _Builder(connection, settings, layer, partitions, clock, step, wants)
     problems: set[str] = set()
-    workers = computing.threads(connection)
+    workers = computing.threads(connection) if len(partitions) > _WORTH_A_BATCH else 1
     with computing.scratch(connection) as scratch:
         for loaded in loading.load(connection, settings, partitions, scratch):
             problems |= set(loaded.problems.values())
@@ -123,6 +129,7 @@ class _Builder:
         partitions: Sequence[datetime],
         clock: Clock,
         step: Step,
+        wants: Mapping[datetime, Wanted] | None,
     ) -> None:
         self._connection = connection
         self._settings = settings
@@ -130,9 +137,9 @@ class _Builder:
         self._clock = clock
         self._step = step
         nothing = Wanted("none", code_of(settings, layer), "-")
-        self._wants = dict.fromkeys(partitions, nothing) | wanted(
-            connection, settings, layer, partitions
-        )
+        if wants is None:
+            wants = wanted(connection, settings, layer, partitions)
+        self._wants = dict.fromkeys(partitions, nothing) | dict(wants)
         self._generations = _generations(connection, settings.name, layer, partitions)
         self._fits = False
         self.transformation = transform.prepare(connection, settings, layer)
@@ -200,18 +207,20 @@ def _generations(
 ) -> dict[datetime, int]:
     """Of every partition; each has its generation row before anybody claims it."""
     table = f"{quoted(pipeline)}.partition_state"
-    connection.execute(
-        f"INSERT INTO {table} "
-        "SELECT ?, unnest(?::TIMESTAMP[]), NULL, NULL, NULL, 0 ON CONFLICT DO NOTHING",
+    rows = connection.execute(
+        f"SELECT partition_start, generation FROM {table} "
+        "WHERE layer = ? AND list_contains(?::TIMESTAMP[], partition_start)",
         [layer, list(partitions)],
-    )
-    return dict(
+    ).fetchall()
+    found: dict[datetime, int] = dict(rows)
+    fresh = [partition for partition in partitions if partition not in found]
+    if fresh:  # where somebody else was faster, the claim of generation 0 fails
         connection.execute(
-            f"SELECT partition_start, generation FROM {table} "
-            "WHERE layer = ? AND list_contains(?::TIMESTAMP[], partition_start)",
-            [layer, list(partitions)],
-        ).fetchall()
-    )
+            f"INSERT INTO {table} "
+            "SELECT ?, unnest(?::TIMESTAMP[]), NULL, NULL, NULL, 0 ON CONFLICT DO NOTHING",
+            [layer, fresh],
+        )
+    return found | dict.fromkeys(fresh, 0)
 
 
 def committed(

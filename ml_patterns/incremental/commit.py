@@ -21,7 +21,6 @@ from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.incremental.plan import Layer, Wanted
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
-from ml_patterns.storage.warehouse import has_table
 
 TABLES: Mapping[Layer, str] = {"aggregates": "event_aggregates", "features": "event_features"}
 
@@ -93,10 +92,8 @@ class Commit:
         Partitions that the old SQL computed are due anyway: their code differs.
         """
         connection, table = self._connection, self._table
-        if not has_table(connection, self._settings.name, TABLES[self._layer]):
-            described = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-            connection.execute(f"CREATE TABLE {table}({described})")
-            return
+        described = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table}({described})")
         present = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
         for name, kind in columns.items():
             if name in present and present[name] != kind:

@@ -13,6 +13,7 @@ applies wins:
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -59,25 +60,23 @@ def timestamp(moment: datetime | None) -> str:
     return "NULL::TIMESTAMP" if moment is None else f"TIMESTAMP {literal(str(naive(moment)))}"
 
 
-def class_of_row(events: EventsSettings, row: str, future_after: str, watermark_before: str) -> str:
-    """The SQL expression that judges a row; see the module's docstring.
+def class_of_rows(events: EventsSettings) -> str:
+    """The SQL expression that judges rows of one file and one hour or day.
 
-    Args:
-        events: names the columns and bounds the stream.
-        row: alias of the relation that holds the row.
-        future_after: SQL of the last event time that is not future.
-        watermark_before: SQL of the watermark before the file's first listing.
+    It sees `nameless` (no id or region), `future` (later than the skew allows), `partition_start`
+    (NULL without a readable time) and `watermark_before` of the file's first listing. The stream
+    starts and ends with a day, so that partitions lie inside of it or outside, whole.
     """
-    time, grain = f"{row}.{quoted(events.time)}", Grain(events.grain)
-    region = f"trim(CAST({row}.{quoted(events.region)} AS VARCHAR))"
     after_end = (
-        f"WHEN {time} >= {timestamp(events.end_time)} THEN 'invalid' " if events.end_time else ""
+        f"WHEN partition_start >= {timestamp(events.end_time)} THEN 'invalid' "
+        if events.end_time
+        else ""
     )
     return (
-        f"CASE WHEN {row}.{quoted(events.id)} IS NULL OR {region} IS NULL OR {region} = '' "
-        f"OR {time} IS NULL OR {time} < {timestamp(events.start_time)} THEN 'invalid' "
-        f"WHEN {time} > {future_after} THEN 'future' {after_end}"
-        f"WHEN date_trunc('{events.grain}', {time}) + {grain.interval} <= {watermark_before} "
+        "CASE WHEN nameless OR partition_start IS NULL "
+        f"OR partition_start < {timestamp(events.start_time)} THEN 'invalid' "
+        f"WHEN future THEN 'future' {after_end}"
+        f"WHEN partition_start + {Grain(events.grain).interval} <= watermark_before "
         "THEN 'too_late' ELSE 'accepted' END"
     )
 
@@ -96,22 +95,19 @@ def ingest(
     pipeline, events, pattern = settings.name, settings.events, settings.event_glob
     ledger.ensure_tables(connection, pipeline)
     sources.attach_filesystem(connection, pattern)
-    before = _last_revision(connection, pipeline)
     leftover = ledger.waiting(connection, pipeline)
     _read(connection, pipeline, events, leftover, step)
     listed = sources.list_files(pattern)
     listing = ledger.record_listing(connection, settings, listed, clock())
     step("listed")
-    fresh = ledger.waiting(connection, pipeline)
+    fresh = ledger.waiting(connection, pipeline) if listing.new else []
     _read(connection, pipeline, events, fresh, step)
-    revisions = [r.revision for r in leftover] + list(
-        range(before + 1, _last_revision(connection, pipeline) + 1)
-    )
-    files, rows = _size(connection, pipeline, revisions)
+    revisions = [revision.revision for revision in (*leftover, *fresh)]
+    files, rows = _size(connection, pipeline, revisions) if revisions else (0, 0)
     return Ingest(
         files=files,
         rows=rows,
-        changed=_changed(connection, pipeline, revisions),
+        changed=_changed(connection, pipeline, revisions) if revisions else (),
         unreadable=tuple(ledger.unreadable_files(connection, pipeline)),
         missing=listing.missing,
         watermark=ledger.watermark(connection, settings),
@@ -126,28 +122,31 @@ def _read(
     step: Step,
 ) -> None:
     """Reads revisions, many at a time where their columns agree; a bad file costs only itself."""
+    stream = stream_columns(connection, pipeline)
     described = []
     for revision in revisions:
         try:
-            described.append((revision, _describe(connection, pipeline, events, revision)))
+            described.append((revision, _describe(connection, pipeline, events, revision, stream)))
         except SourceFileError as error:
             ledger.mark_unreadable(connection, pipeline, revision, str(error))
     while described:
-        _, found = described[0]
-        kind = sources.format_of(described[0][0].path)
+        first, found = described[0]
+        kind = sources.format_of(first.path)
         alike = [
             revision
             for revision, columns in described
-            if columns == found and sources.format_of(revision.path) == kind
+            if columns == found
+            and sources.format_of(revision.path) == kind
+            and revision.registered_at == first.registered_at
         ][:_FILES_AT_ONCE]
         taken = {revision.revision for revision in alike}
         described = [pair for pair in described if pair[0].revision not in taken]
         try:
-            _judge(connection, pipeline, events, alike, found)
+            _judge(connection, pipeline, events, alike, found, stream)
         except duckdb.Error:
             for revision in alike:
                 try:
-                    _judge(connection, pipeline, events, [revision], found)
+                    _judge(connection, pipeline, events, [revision], found, stream)
                 except duckdb.Error as error:
                     ledger.mark_unreadable(
                         connection, pipeline, revision, sources.why_unreadable(revision.path, error)
@@ -160,11 +159,11 @@ def _describe(
     pipeline: str,
     events: EventsSettings,
     revision: Revision,
+    stream: dict[str, str],
 ) -> dict[str, str]:
     """A file's columns; columns that the stream did not have yet are added to it."""
     found = sources.describe(connection, revision.path)
     sources.check_columns(revision.path, found, events)
-    stream = stream_columns(connection, pipeline)
     if any(name not in stream for name in found):
         types = sources.stream_types(connection, revision.path, events)
         brought = {name: types[name] for name in found if name not in stream}
@@ -176,6 +175,7 @@ def _describe(
                 for offset, (name, kind) in enumerate(brought.items())
             ],
         )
+        stream |= brought
     else:
         sources.check_types(connection, revision.path, found, stream, events)
     return found
@@ -196,34 +196,49 @@ def _judge(
     events: EventsSettings,
     revisions: Sequence[Revision],
     found: sources.Columns,
+    stream: sources.Columns,
 ) -> None:
-    """Writes the manifest of some files and marks them read, in one transaction."""
+    """Writes the manifest of files of one listing and marks them read, in one transaction.
+
+    The rows are summed up per file and partition before they are judged: their class is the same.
+    """
     schema = quoted(pipeline)
-    stream = stream_columns(connection, pipeline)
+    paths = [revision.path for revision in revisions]
     numbers = [revision.revision for revision in revisions]
-    rows = sources.typed_rows([revision.path for revision in revisions], found, stream, events)
-    skew = f"INTERVAL {int(events.allowed_skew.total_seconds() * 1_000_000)} MICROSECONDS"
-    verdict = class_of_row(events, "e", f"f.registered_at + {skew}", "f.watermark_before")
-    content = ", ".join(f"e.{quoted(name)}" for name in stream if name in found)
+    rows = sources.typed_rows(paths, found, stream, events)
+    content = ", ".join(quoted(name) for name in stream if name in found)
+    time, region = quoted(events.time), f"trim(CAST({quoted(events.region)} AS VARCHAR))"
+    future_after = timestamp(revisions[0].registered_at + events.allowed_skew)
     with Transaction(connection):
         connection.execute(
             f"""
+            CREATE OR REPLACE TEMP TABLE _summed AS
+            SELECT {sources.FILE_COLUMN} AS path,
+                date_trunc('{events.grain}', {time}) AS partition_start,
+                {quoted(events.id)} IS NULL OR coalesce({region}, '') = '' AS nameless,
+                {time} > {future_after} AS future, count(*) AS rows,
+                sum(hash({content})) AS fingerprint, max({time}) AS newest
+            FROM ({rows}) GROUP BY ALL
+            """
+        )
+        ids = _count_ids(connection, events, found, stream)
+        connection.execute(
+            f"""
             INSERT INTO {schema}.partition_manifest
-            SELECT
-                CASE WHEN class <> 'invalid' THEN date_trunc('{events.grain}', time) END,
-                revision, class, count(*), sum(content)::VARCHAR, max(time), NULL
+            SELECT CASE WHEN class <> 'invalid' THEN partition_start END, revision, class,
+                sum(rows), sum(fingerprint)::VARCHAR, max(newest), any_value(ids)
             FROM (
-                SELECT f.revision, {verdict} AS class, hash({content}) AS content,
-                    e.{quoted(events.time)} AS time
-                FROM ({rows}) e
-                JOIN {schema}.source_files f ON f.path = e.{sources.FILE_COLUMN}
-                WHERE list_contains(?, f.revision)
+                SELECT *, {class_of_rows(events)} AS class
+                FROM _summed JOIN {schema}.source_files USING (path)
+                LEFT JOIN (
+                    SELECT unnest(?::VARCHAR[]) AS path, unnest(?::BIGINT[]) AS ids
+                ) USING (path)
+                WHERE list_contains(?, revision)
             )
             GROUP BY ALL
             """,
-            [numbers],
+            [list(ids), list(ids.values()), numbers],
         )
-        _count_ids(connection, pipeline, events, revisions, found)
         connection.execute(
             f"UPDATE {schema}.source_files SET state = 'read', error = NULL, columns = ?, "
             "types = ? WHERE list_contains(?, revision)",
@@ -233,32 +248,34 @@ def _judge(
 
 def _count_ids(
     connection: duckdb.DuckDBPyConnection,
-    pipeline: str,
     events: EventsSettings,
-    revisions: Sequence[Revision],
     found: sources.Columns,
-) -> None:
-    """Notes how many ids a large Parquet file holds that is one partition, whole.
+    stream: sources.Columns,
+) -> dict[str, int]:
+    """How many ids a large Parquet file holds that is one partition, whole; per path.
 
     Where none repeats, the partition needs no deduplication and is read in place. One file at a
-    time: that is three times faster than counting within groups.
+    time: that is three times faster than counting within groups. Two ids of one hash would only
+    take the other way.
     """
-    schema, stream = quoted(pipeline), stream_columns(connection, pipeline)
     whole = connection.execute(
-        f"SELECT revision FROM {schema}.partition_manifest "
-        "WHERE list_contains(?, revision) GROUP BY revision "
-        "HAVING count(*) = 1 AND any_value(class) <> 'invalid' AND any_value(rows) >= ?",
-        [[revision.revision for revision in revisions], WORTH_READING_IN_PLACE],
+        "SELECT path FROM _summed GROUP BY path HAVING count(*) = 1 "
+        "AND NOT any_value(nameless) AND any_value(rows) >= ?",
+        [WORTH_READING_IN_PLACE],
     ).fetchall()
-    paths = {revision.revision: revision.path for revision in revisions}
-    for (revision,) in whole:
-        if sources.format_of(paths[revision]) == "parquet":
-            rows = sources.typed_rows([paths[revision]], found, stream, events)
-            connection.execute(
-                f"UPDATE {schema}.partition_manifest SET ids = (SELECT count(*) FROM "
-                f"(SELECT {quoted(events.id)} FROM ({rows}) GROUP BY ALL)) WHERE revision = ?",
-                [revision],
-            )
+    paths = [path for (path,) in whole if sources.format_of(path) == "parquet"]
+
+    def count(path: str) -> int:
+        rows = sources.typed_rows([path], found, stream, events)
+        ids = f"SELECT hash({quoted(events.id)}) FROM ({rows}) GROUP BY ALL"
+        with connection.cursor() as cursor:
+            row = cursor.execute(f"SELECT count(*) FROM ({ids})").fetchone()
+        return int(row[0]) if row else 0
+
+    if len(paths) == 1:
+        return {paths[0]: count(paths[0])}
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(paths, pool.map(count, paths), strict=True))
 
 
 def _changed(
@@ -289,10 +306,3 @@ def _size(
         [list(revisions)],
     ).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
-
-
-def _last_revision(connection: duckdb.DuckDBPyConnection, pipeline: str) -> int:
-    row = connection.execute(
-        f"SELECT coalesce(max(revision), 0) FROM {quoted(pipeline)}.source_files"
-    ).fetchone()
-    return int(row[0]) if row else 0

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from ml_patterns.errors import SourceFileError
 from ml_patterns.incremental import build, ledger, manifest, plan
 from ml_patterns.incremental.plan import LAYERS
+from ml_patterns.storage.warehouse import has_table
 from ml_patterns_tests.incremental.conftest import (
     AGGREGATES,
     FEATURES,
@@ -259,7 +260,7 @@ class Stream(RuleBasedStateMachine):
             ("aggregates", oracle.aggregates(now)),
             ("features", oracle.features(now)),
         ):
-            if expected or ledger.has_table(self._connection, "shop", f"event_{layer}"):
+            if expected or has_table(self._connection, "shop", f"event_{layer}"):
                 rows = self._connection.execute(f"SELECT * FROM shop.event_{layer}").fetchall()
                 assert ordered(rows) == expected
 
