@@ -34,6 +34,7 @@ from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.warehouse import Warehouse
 
 STEPS = (
+    "land",
     "ingest",
     "aggregates",
     "external",
@@ -91,8 +92,12 @@ class CatchUp:
     def run(
         self, steps: Sequence[str] = STEPS, listen: Listener = lambda step, due: None
     ) -> Iterator[StepOutcome]:
-        """Executes the steps in order; yields what each came to."""
+        """Executes the steps in order; yields what each came to.
+
+        Landing is a step only of pipelines whose source is a table.
+        """
         work: Mapping[str, Callable[[Listener], StepOutcome]] = {
+            "land": self._land,
             "ingest": self._ingest,
             "aggregates": lambda listen: self._build("aggregates", listen),
             "external": self._external,
@@ -104,7 +109,8 @@ class CatchUp:
             "quality": self._quality,
         }
         for step in steps:
-            yield work[step](listen)
+            if step != "land" or self._settings.source:
+                yield work[step](listen)
 
     def decisions(self) -> list[DecisionRecord]:
         """The newest decision of each region."""
@@ -114,6 +120,10 @@ class CatchUp:
             for region in known_regions(self._engine, self._settings.name)
         ]
         return [decision for decision in found if decision]
+
+    def _land(self, listen: Listener) -> StepOutcome:
+        listen("land", 1)
+        return self._execute("land", "land")
 
     def _ingest(self, listen: Listener) -> StepOutcome:
         listen("ingest", 1)

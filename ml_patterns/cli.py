@@ -16,6 +16,7 @@ from ml_patterns.commands import (
     command,
     incremental,
     init,
+    landing,
     load,
     maintenance,
     print_rows,
@@ -37,8 +38,9 @@ def run(
     pipeline: Pipeline,
     steps: Annotated[
         str | None,
-        typer.Option(help="Only these steps, separated by commas: ingest, aggregates, external, "
-                     "features, training, deployment, leaderboard, predictions, quality."),
+        typer.Option(help="Only these steps, separated by commas: land, ingest, aggregates, "
+                     "external, features, training, deployment, leaderboard, predictions, "
+                     "quality."),
     ] = None,
     fail_on: Annotated[
         str | None, typer.Option(help="Exit 1 when a newest verdict is `reject`, or `review`.")
@@ -116,5 +118,5 @@ def dev(
     raise typer.Exit(run_dev(project_root(), port, host))
 
 
-for room in (init, status, incremental, branching, reviews, circuit_breaker, maintenance):
+for room in (init, landing, status, incremental, branching, reviews, circuit_breaker, maintenance):
     room.register(app)

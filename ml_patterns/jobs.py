@@ -37,6 +37,8 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
     if settings.external:
         tables = [f"external/{table.name}" for table in settings.external]
         jobs["external"] = (tables, "Reads the tables of HTTP APIs.")
+    if settings.source:
+        jobs["land"] = (["database_rows"], "Lands what changed in the source's table.")
     audits = dg.AssetSelection.checks(*daily_checks(settings))
     return [
         dg.define_asset_job(

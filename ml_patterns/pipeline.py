@@ -30,6 +30,8 @@ from ml_patterns.incremental import sensors as incremental_sensors
 from ml_patterns.incremental.sources import verify_columns
 from ml_patterns.installation import Installation
 from ml_patterns.jobs import build_jobs, build_schedules
+from ml_patterns.landing import assets as landing_assets
+from ml_patterns.landing import sensors as landing_sensors
 from ml_patterns.maintenance import sensors as maintenance_sensors
 from ml_patterns.retry import assets as retry_assets
 from ml_patterns.retry import sensors as retry_sensors
@@ -39,6 +41,7 @@ from ml_patterns.storage.resources import OperationalResource, storage_resources
 from ml_patterns.whiteboard import drawn
 
 _ASSETS = (
+    landing_assets,
     incremental_assets,
     retry_assets,
     fan_out_assets,
@@ -47,6 +50,7 @@ _ASSETS = (
 )
 _CHECKS = (incremental_checks, circuit_breaker_checks)
 _SENSORS = (
+    landing_sensors,
     incremental_sensors,
     retry_sensors,
     fan_out_sensors,

@@ -17,6 +17,7 @@ from ml_patterns.circuit_breaker.settings import PredictionsSettings
 from ml_patterns.errors import SettingsError
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.incremental.settings import AggregatesSettings, EventsSettings, FeaturesSettings
+from ml_patterns.landing.settings import SourceSettings
 from ml_patterns.maintenance.settings import RetentionSettings
 from ml_patterns.retry.settings import ExternalSettings, RetrySettings
 from ml_patterns.storage.sql import is_name
@@ -32,6 +33,9 @@ class PipelineSettings(Settings):
         default=("team:ml-platform",), description="E-mail addresses or team:NAME, for the UI."
     )
     events: EventsSettings
+    source: SourceSettings | None = Field(
+        default=None, description="A database table that lands as files before they are read."
+    )
     aggregates: AggregatesSettings = Field(default_factory=AggregatesSettings)
     features: FeaturesSettings = Field(default_factory=FeaturesSettings)
     external: tuple[ExternalSettings, ...] = Field(
