@@ -70,7 +70,6 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
     @dg.asset(
         key=[settings.name, "event_files"],
         deps=[dg.AssetKey([settings.name, "database_rows"])] if settings.source else None,
-        deps=[dg.AssetKey([settings.name, "database_rows"])] if settings.source else None,
         group_name=GROUP,
         owners=list(settings.owners),
         kinds={"duckdb", "file"},
