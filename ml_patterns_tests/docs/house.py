@@ -5,6 +5,7 @@ Belongs here: who imports whom, as a Mermaid graph. Does not: which imports are 
 """
 
 import re
+from functools import cache
 
 from ml_patterns_tests.docs.tree import PROJECT
 from ml_patterns_tests.test_architecture import PACKAGE, imports, is_shell, modules
@@ -14,22 +15,23 @@ _ABOVE = {"commands", "demo", "defs"}
 """Folders that stand above the rooms and may use all of them."""
 
 
-def rooms() -> set[str]:
+@cache
+def rooms() -> frozenset[str]:
     """The rooms: folders of the package, those above them left out."""
-    return {name.split(".")[0] for name in modules() if (PACKAGE / name.split(".")[0]).is_dir()} - (
-        _ABOVE
-    )
+    first = {name.split(".")[0] for name in modules()}
+    return frozenset(name for name in first - _ABOVE if (PACKAGE / name).is_dir())
 
 
+@cache
 def edges() -> dict[tuple[str, str], bool]:
     """(room, room that it imports) -> whether its core does, and not only what speaks Dagster."""
     found: dict[tuple[str, str], bool] = {}
     for name, path in modules().items():
         room = name.split(".")[0]
         for imported in imports(path):
-            other = imported.removeprefix("ml_patterns.").split(".")[0]
-            ours = imported.startswith("ml_patterns.") and {room, other} <= rooms()
-            if ours and room != other:
+            package, _, other = imported.partition(".")
+            other = other.split(".")[0]
+            if package == "ml_patterns" and room != other and {room, other} <= rooms():
                 found[room, other] = found.get((room, other), False) or not is_shell(name)
     return found
 
