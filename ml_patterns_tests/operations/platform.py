@@ -24,6 +24,12 @@ from ml_patterns.storage.warehouse import Warehouse
 PATIENCE = 420
 """Seconds that one thing may take on a busy machine."""
 
+PATIENT = {
+    "DAGSTER_GRPC_TIMEOUT_SECONDS": str(PATIENCE),
+    "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": str(PATIENCE),
+}
+"""A busy machine is no failure."""
+
 SHORT_QUEUE = """\
 run_coordinator:
   module: dagster.core.run_coordinator
@@ -137,7 +143,7 @@ def running_platform(root: Path, environment: dict[str, str]) -> Iterator[Platfo
         process = subprocess.Popen(
             [sys.executable, "-m", "ml_patterns", "dev", "--port", str(port)],
             cwd=root,
-            env=clean_environment() | environment,
+            env=clean_environment() | PATIENT | environment,
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -68,7 +68,8 @@ attributes:
     min_rows: 200
     workers: 1
     retrain_share: 0.5
-  retry: {attempt_timeout: 20s, min_wait: 1s, step_wait: 1s}
+  retry: {attempt_timeout: 60s, min_wait: 1s, step_wait: 1s}
+  predictions: {request_timeout: 60s, deadline: 5m}  # a busy machine is no outage
 """
 
 AGGREGATES = """\
