@@ -53,7 +53,7 @@ class Stores:
         """Forgets what the commands of a page did; the landed files are nobody's to change."""
         for path in self._demo.iterdir():
             if path.name != "events":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         shutil.copytree(self._kept, self._demo, dirs_exist_ok=True)
 
 
