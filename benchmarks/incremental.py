@@ -114,13 +114,13 @@ class Stage:
 
     def ingest(self) -> Cost:
         """Registers what landed."""
-        with self.warehouse.connect() as connection, measured() as cost:
+        with measured() as cost, self.warehouse.connect() as connection:
             manifest.ingest(connection, self.settings, self.clock)
         return cost()
 
     def build(self, layer: plan.Layer = "aggregates") -> tuple[Cost, int, int]:
         """Builds what is due; also rows scanned and rows accepted."""
-        with self.warehouse.connect() as connection, measured() as cost:
+        with measured() as cost, self.warehouse.connect() as connection:
             due = plan.plan(connection, self.settings, layer, self.clock())
             wants = {entry.partition: entry.want for entry in due}
             done = list(
@@ -162,11 +162,10 @@ def bare(stage: Stage, events: str, repeats: int) -> Cost:
     costs = []
     for number in range(repeats):
         path = stage.landed.parent / f"bare-{number}.duckdb"
-        with duckdb.connect(str(path)) as connection:
-            with measured() as cost:
-                connection.execute(BARE.format(events=events))
-                connection.execute("CHECKPOINT")
-            costs.append(cost())
+        with measured() as cost, duckdb.connect(str(path)) as connection:
+            connection.execute(BARE.format(events=events))
+            connection.execute("CHECKPOINT")
+        costs.append(cost())
         path.unlink()
     return sorted(costs, key=lambda cost: cost.seconds)[len(costs) // 2]
 
@@ -188,6 +187,9 @@ def full_load(folder: Path, hours: int, rows: int) -> dict[str, object]:
         one_registered = stage.ingest()
         one_built, one_scanned, one_accepted = stage.build()
         increments.append((one_registered, one_built, one_scanned, one_accepted))
+    landed = hours + REPEATS
+    days = [one_day(stage, landed + 24 * day, rows) for day in range(3)]
+    idle, opening = nothing_new(stage)
     events = hours * rows
     whole = Cost(registered.seconds + built.seconds, registered.cpu + built.cpu)
     per_event = statistics.median(
@@ -216,11 +218,43 @@ def full_load(folder: Path, hours: int, rows: int) -> dict[str, object]:
             ),
         },
         "cpu_per_event_incremental_to_full": round(per_event / (whole.cpu / events), 3),
+        "cpu_per_event_one_day_to_full": round(
+            statistics.median(days) / (whole.cpu / events), 3
+        ),
+        "cpu_seconds_of_a_run": {
+            "one_new_hour": round(per_event * rows, 4),
+            "nothing_new": round(idle, 4),
+            "of_which_opening_the_file": round(opening, 4),
+            "an_hour_of_the_full_load": round(whole.cpu / hours, 4),
+        },
         "full_to_one_hour": round(whole.seconds / hour_seconds, 1),
         "cores_for_10_tb_a_day": round(
             per_event * TEN_TERABYTES / (size / events) / 86_400, 1
         ),
     }  # fmt: skip
+
+
+def one_day(stage: Stage, first: int, rows: int) -> float:
+    """Processor seconds per event of 24 hours that arrive together."""
+    for hour in range(first, first + 24):
+        stage.land(hour, rows)
+    return (stage.ingest().cpu + stage.build()[0].cpu) / (24 * rows)
+
+
+def nothing_new(stage: Stage) -> tuple[float, float]:
+    """Processor seconds of a run that finds nothing, and of opening the warehouse for it."""
+    idle, opening = [], []
+    for _ in range(REPEATS):
+        with measured() as cost:
+            stage.ingest()
+            stage.build()
+        idle.append(cost().cpu)
+        with measured() as cost:
+            for _ in range(2):
+                with stage.warehouse.connect():
+                    pass
+        opening.append(cost().cpu)
+    return statistics.median(idle), statistics.median(opening)
 
 
 def figures(cost: Cost, events: int) -> dict[str, float]:

@@ -36,6 +36,14 @@ def sabotage(shop: Shop, sql: str) -> None:
         connection.execute(sql)
 
 
+def test_a_file_that_is_being_written_again_is_no_false_alarm(sound: Shop) -> None:
+    """Its next listing judges it; until then the manifest speaks of what it was."""
+    sound.land("a.parquet", [row("1", 0)])
+    assert unaccounted(sound) == []
+    sound.ingest()
+    assert unaccounted(sound) == []
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_sound_warehouse_passes(sound: Shop, layer: Layer) -> None:
     assert unaccounted(sound) == []

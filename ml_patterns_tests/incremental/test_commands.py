@@ -55,6 +55,7 @@ def command(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_plan_says_what_is_due_and_its_exit_code_whether_anything_is(project: Shop) -> None:
     assert command(project, "plan", "shop").returncode == 0
     project.land("a.parquet", [row("1", 0), row("2", 1)])
@@ -77,6 +78,7 @@ def test_plan_says_what_is_due_and_its_exit_code_whether_anything_is(project: Sh
     assert [entry["grace"] for entry in late if entry["current"]] == ["2h"]
 
 
+@pytest.mark.slow
 def test_the_dead_letter_is_listed_replayed_and_acknowledged(project: Shop) -> None:
     project.land("a.parquet", [row("1", 0), row("2", 9)])
     project.ingest()

@@ -33,6 +33,7 @@ def test_predicted_seconds_come_from_measured_cost(shop: Shop) -> None:
     assert model.seconds(1_000) == pytest.approx(10.5)
 
 
+@pytest.mark.slow
 def test_lateness_says_what_each_grace_would_have_cost(shop: Shop) -> None:
     """The promise is checked by doing it: the same deliveries under every grace shown."""
     deliveries = [[row("1", 20)], [row("2", 19.5), row("3", 17.5)], [row("4", 25), row("5", 10.2)],

@@ -91,3 +91,19 @@ def test_files_can_lie_in_another_store(shop: Shop) -> None:
         assert missing.endswith("bucket/a.parquet")
     finally:
         store.rm("/bucket", recursive=True)
+
+
+def test_every_format_and_hive_folders_can_lie_in_another_store(shop: Shop) -> None:
+    store = fsspec.filesystem("memory")
+    shop.settings = make_settings(shop.folder, path="memory://bucket/**/*.*")
+    columns = {name: kind for name, kind in COLUMNS.items() if name != "region"}
+    try:
+        for number, name in enumerate(["a.parquet", "b.csv", "c.csv.gz", "d.jsonl"]):
+            local = write(shop.folder / name, [row(name, number)], columns)
+            store.pipe_file(f"/bucket/region=r{number}/{name}", local.read_bytes())
+        shop.catch_up()
+        assert [(r[1], r[3]) for r in shop.table("features")] == [
+            ("a.parquet", "r0"), ("b.csv", "r1"), ("c.csv.gz", "r2"), ("d.jsonl", "r3"),
+        ]  # fmt: skip
+    finally:
+        store.rm("/bucket", recursive=True)

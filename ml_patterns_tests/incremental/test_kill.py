@@ -8,8 +8,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from ml_patterns.incremental import sensors
+from ml_patterns.storage.resources import WarehouseResource
 from ml_patterns_tests.incremental.conftest import Shop, make_settings, row
 
 BOUNDARIES = {
@@ -81,3 +84,43 @@ def test_a_run_killed_at_any_boundary_and_run_again_gives_the_same(
             f"\n{len(boundaries)} crash points with {at_once} partitions at once, "
             f"same result after each: {kinds}"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_dagster_killed_after_our_commit_is_told_without_computing_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real `dagster` process: committed, and killed before the event is written."""
+    shop.land("a.parquet", [row("1", 0), row("2", 1)])
+    shop.ingest()
+    home = shop.folder / "dagster"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("CRASHING_SHOP", str(shop.folder))
+
+    def materialize(at: str) -> int:
+        monkeypatch.setenv("CRASHING_AT", at)
+        done = subprocess.run(
+            [sys.executable, "-m", "dagster", "asset", "materialize",
+             "-m", "ml_patterns_tests.incremental.crashing", "--select", "shop/event_aggregates",
+             "--partition-range", "2026-06-01-00:00...2026-06-01-01:00"],
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode
+
+    assert materialize("before commit") == -signal.SIGKILL
+    assert sorted(shop.due_hours("aggregates")) == [0, 1], "nothing was committed"
+    assert materialize("committed") == -signal.SIGKILL
+    assert shop.due("aggregates") == []
+    aggregates = dg.AssetKey(["shop", "event_aggregates"])
+    warehouse = WarehouseResource(database=str(shop.warehouse.path))
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_materialized_partitions(aggregates) == set()
+        sensors.request_due(instance, shop.settings, warehouse)
+        assert len(instance.get_materialized_partitions(aggregates)) == 2
+    generations = "SELECT generation FROM shop.partition_state WHERE layer = 'aggregates'"
+    assert shop.query(generations) == [(1,), (1,)], "told, not computed again"
+    assert materialize("never") == 0
+    assert shop.query(generations) == [(2,), (2,)]

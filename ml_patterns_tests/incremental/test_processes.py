@@ -17,6 +17,7 @@ from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, hours, row
 PROCESSES, ROUNDS = 8, 3
 
 
+@pytest.mark.slow
 def test_eight_processes_and_a_reader_lose_and_double_nothing(shop: Shop) -> None:
     shop.change(grace="12h")
     shop.land("first.parquet", [row("first", 0)])
