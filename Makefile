@@ -5,7 +5,7 @@ WORKERS ?= 2
 # A company's own certificates count for uv as they do for pip.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test dev check bench screenshots lock clean
+.PHONY: demo test dev check audit bench screenshots lock clean
 
 demo: $(BIN)/.ready
 	$(BIN)/ml-patterns demo
@@ -20,6 +20,11 @@ check: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PATH="$(BIN):$$PATH" $(BIN)/python scripts/audit.py requirements.lock --if-reachable
+
+# Known vulnerabilities of what is pinned; ends with 2 where nobody can be asked.
+audit: $(BIN)/.ready
+	PATH="$(BIN):$$PATH" $(BIN)/python scripts/audit.py requirements.lock
 
 bench: $(BIN)/.ready
 	for name in incremental fan_out branching resilience serving; do \

@@ -9,6 +9,7 @@ they are copied last, without holding anybody up.
 """
 
 import hashlib
+import shutil
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +63,20 @@ def back_up(installation: Installation, folder: Path, clock: Clock = utc_now) ->
         raise UserError(f"{folder} is not an empty folder; name a new one for each backup")
     kind = kind_of(installation.state_url)
     folder.mkdir(parents=True, exist_ok=True)
-    made_at = clock()
+    try:
+        return _written(installation, folder, kind, clock())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # nobody shall take half a backup for one
+        raise
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _written(installation: Installation, folder: Path, kind: str, made_at: datetime) -> Manifest:
     warehouse, snapshot = _databases(installation, folder)
     copied, missing = _artifacts(installation, folder, snapshot.artifacts)
     names = [KINDS[kind], *([] if warehouse is None else [WAREHOUSE])]
@@ -82,12 +96,6 @@ def back_up(installation: Installation, folder: Path, clock: Clock = utc_now) ->
     partial.write_text(manifest.model_dump_json(indent=2))
     partial.rename(folder / MANIFEST)
     return manifest
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file (hex)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _databases(installation: Installation, folder: Path) -> tuple[dict[str, int] | None, Snapshot]:

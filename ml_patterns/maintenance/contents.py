@@ -24,7 +24,7 @@ class StateContents(Settings):
     """An operational database at one instant.
 
     Attributes:
-        revision: of its schema.
+        revision: of its schema; `0` of one that was made before there were revisions.
         rows: per table.
         audit: SHA-256 over every row of the audit log, in order.
     """
@@ -45,8 +45,8 @@ def state_contents(connection: sa.Connection) -> StateContents:
     Raises:
         UserError: it was never used.
     """
-    revision = schema.version_of(connection)
-    if revision is None:
+    revision = schema.version_of(connection) or "0"
+    if not sa.inspect(connection).has_table(tables.audit.name):
         raise UserError(
             "the operational database was never used: nothing to back up; see ML_PATTERNS_STATE_URL"
         )

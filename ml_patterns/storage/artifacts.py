@@ -74,6 +74,8 @@ class ArtifactStore:
 
     def texts(self, address: str) -> tuple[str, str]:
         """Model text and card as they were written, verified. Errors as for `get`."""
+        if not _ADDRESS.fullmatch(address):  # nothing outside of the store is ever read
+            raise ArtifactError(f"artifact {address[:80]!r} is missing: that is no address of one")
         folder = self._folder(address)
         try:
             model_text = (folder / _MODEL).read_bytes().decode()

@@ -143,6 +143,20 @@ def test_a_backup_of_a_newer_schema_is_refused(houses: Houses, tmp_path: Path) -
         restore(there.installation, tmp_path / "backup")
 
 
+def test_a_backup_of_an_older_schema_is_brought_up_to_date(houses: Houses, tmp_path: Path) -> None:
+    """Even of one that was made before there were revisions."""
+    here, there = houses
+    with here.registry.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {schema.VERSION_TABLE}")
+        connection.exec_driver_sql("DROP TABLE registry_outbox_deliveries")
+    assert back_up(here.installation, tmp_path / "backup").state.revision == "0"
+    restore(there.installation, tmp_path / "backup")
+    with there.registry.engine.connect() as connection:
+        assert schema.version_of(connection) == schema.HEAD
+        assert sa.inspect(connection).has_table("registry_outbox_deliveries")
+    assert there.registry.audit() == here.registry.audit()
+
+
 def test_the_kinds_of_database_are_not_mixed(tmp_path: Path, postgres: str) -> None:
     here = house_in(tmp_path / "here")
     here.deploy("eu", 1)

@@ -58,6 +58,7 @@ def test_an_installation_that_was_never_used_has_nothing_to_back_up(tmp_path: Pa
     done = run(house_in(tmp_path / "here"), "backup", str(tmp_path / "backup"))
     assert done.returncode == 1
     assert "there is no operational database" in done.stderr
+    assert not (tmp_path / "backup").exists()
 
 
 def test_a_dry_run_of_prune_only_says_what_would_go(tmp_path: Path) -> None:
