@@ -16,6 +16,7 @@ from ml_patterns.fan_out.steps import model_pictures_job
 from ml_patterns.incremental.checks import daily_checks
 from ml_patterns.incremental.sensors import request_due
 from ml_patterns.maintenance.jobs import prune_job, prune_schedule
+from ml_patterns.overview import overview_checks
 from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import WarehouseResource
@@ -40,13 +41,15 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
     if settings.source:
         jobs["land"] = (["database_rows"], "Lands what changed in the source's table.")
     audits = dg.AssetSelection.checks(*daily_checks(settings))
+    overview = dg.AssetSelection.checks(*overview_checks(settings))
     return [
         dg.define_asset_job(
             f"{settings.name}_{step}_job",
             selection=dg.AssetSelection.assets(
                 *([settings.name, *asset.split("/")] for asset in assets)
             )
-            - audits,
+            - audits
+            - overview,
             description=text,
         )
         for step, (assets, text) in jobs.items()
@@ -56,6 +59,11 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
             selection=audits,
             description="Recomputes some closed partitions from the files, and looks for gaps.",
         ),
+        dg.define_asset_job(
+            f"{settings.name}_overview_job",
+            selection=overview,
+            description="Shows at each asset what `ml-patterns status` says of it.",
+        ),
         model_pictures_job(settings),
         *build_review_jobs(settings),
         prune_job(settings),
@@ -63,7 +71,7 @@ def build_jobs(settings: PipelineSettings) -> list[Any]:
 
 
 def build_schedules(settings: PipelineSettings) -> list[dg.ScheduleDefinition]:
-    """Weekly training, daily audit, and the hourly alternative to the sensor for due partitions."""
+    """What starts by the clock: training, audits, and the alternative to a sensor."""
     return [
         _training_schedule(settings),
         _due_partitions_schedule(settings),
@@ -74,6 +82,14 @@ def build_schedules(settings: PipelineSettings) -> list[dg.ScheduleDefinition]:
             execution_timezone="UTC",
             default_status=schedule_status(),
             description="Audits the tables once a day.",
+        ),
+        dg.ScheduleDefinition(
+            name=f"{settings.name}_overview_schedule",
+            job_name=f"{settings.name}_overview_job",
+            cron_schedule="50 * * * *",
+            execution_timezone="UTC",
+            default_status=schedule_status(),
+            description="Looks once an hour for what is late, failing, waiting or degraded.",
         ),
         prune_schedule(settings),
     ]

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from dagster.components.resolved.errors import ResolutionException
 from pydantic import BaseModel
 
+from ml_patterns import overview
 from ml_patterns.branching import assets as branching_assets
 from ml_patterns.branching import sensors as branching_sensors
 from ml_patterns.circuit_breaker import assets as circuit_breaker_assets
@@ -48,7 +49,7 @@ _ASSETS = (
     branching_assets,
     circuit_breaker_assets,
 )
-_CHECKS = (incremental_checks, circuit_breaker_checks)
+_CHECKS = (incremental_checks, circuit_breaker_checks, overview)
 _SENSORS = (
     landing_sensors,
     incremental_sensors,

@@ -18,8 +18,9 @@ SHELLS = {"assets", "checks", "jobs", "sensors", "steps", "resources"}
 """Modules of a room that speak Dagster."""
 
 SHELLS_OF_THE_HOUSE = {
-    "automation", "catch_up", "dagster_internals", "definitions", "dev", "jobs", "partitions",
-    "pipeline", "project", "run_command", "scaffold", "table_metadata", "whiteboard", "demo.story",
+    "automation", "catch_up", "dagster_internals", "definitions", "dev", "jobs", "overview",
+    "partitions", "pipeline", "project", "run_command", "scaffold", "table_metadata", "whiteboard",
+    "demo.story",
 }  # fmt: skip
 """Modules above the rooms that speak Dagster."""
 

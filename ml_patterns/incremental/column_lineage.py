@@ -15,8 +15,8 @@ from typing import Any
 
 import duckdb
 
+from ml_patterns.incremental.manifest import stream_columns
 from ml_patterns.incremental.plan import Layer
-from ml_patterns.incremental.transform import prepare
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 
@@ -33,14 +33,16 @@ def layer_lineage(
     """Column of a layer's table -> columns of assets, which are named below the pipeline.
 
     Raises:
-        TransformError: nothing was read yet, or the SQL cannot run.
+        duckdb.Error: the SQL cannot be planned, or an external table was not read yet.
     """
-    prepare(connection, settings, layer)
+    relations = {"events": stream_columns(connection, settings.name)}
     assets = {"events": "landed_events"}
     if layer == "features":
+        relations["aggregates"] = _columns_of(connection, settings, "event_aggregates")
         assets["aggregates"] = "event_aggregates"
-        assets |= {table.name: f"external/{table.name}" for table in settings.external}
-    relations = {name: _columns(connection, f"FROM {quoted(name)}") for name in assets}
+        for table in settings.external:
+            relations[table.name] = _columns_of(connection, settings, f"external_{table.name}")
+            assets[table.name] = f"external/{table.name}"
     sql = settings.aggregates_sql if layer == "aggregates" else settings.features_sql
     return {
         column: tuple((assets[relation], name) for relation, name in sources)
@@ -74,6 +76,12 @@ def column_lineage(sql: str, relations: Relations) -> dict[str, tuple[Column, ..
         name: tuple(sorted((columns - for_all) | (named.get(name, columns) & columns)))
         for name, columns in read.items()
     }
+
+
+def _columns_of(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, table: str
+) -> dict[str, str]:
+    return _columns(connection, f"FROM {quoted(settings.name)}.{quoted(table)}")
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, str]:

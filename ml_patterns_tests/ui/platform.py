@@ -85,16 +85,15 @@ def running(
     home.mkdir(parents=True, exist_ok=True)
     (home / "dagster.yaml").write_text(INSTANCE)
     workspace = folder / "workspace.yaml"
-    workspace.write_text(
-        f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {code}, location_name: shop}}}}]\n"
-    )
-    server = ["dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(code), "-m", module]
+    server = f"host: 127.0.0.1, port: {code}, location_name: {module.split('.')[0]}"
+    workspace.write_text(f"load_from: [{{grpc_server: {{{server}}}}}]\n")
+    serve = ["dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(code), "-m", module]
     site = ["dagster_webserver", "-h", "127.0.0.1", "-p", str(web), "-w", str(workspace)]
     daemon = ["ml_patterns_tests.ui.daemon", "run", "-w", str(workspace)]
     platform = Platform(f"http://127.0.0.1:{web}", Path(environment["ML_PATTERNS_WAREHOUSE"]))
     with ExitStack() as stack:
         start = _Starter(folder, environment, stack)
-        first = start("code", [*server, "-d", str(project)])
+        first = start("code", [*serve, "-d", str(project)])
         wait_for("the code server", lambda: _listens(code) or _ended(first, folder, "code"))
         second = start("web", site)
         wait_for("the UI", lambda: _answers(platform.url) or _ended(second, folder, "web"))

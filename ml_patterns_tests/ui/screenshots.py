@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
+CORNERS = ("event_files", "weather", "deployed_model", "prediction_quality")
 GROUPS = ("incremental", "retry", "fan_out", "branching", "circuit_breaker")
 PROJECT_PARTS = ("pyproject.toml", "workspace.yaml", "data/deliveries", "ml_patterns")
 
@@ -57,12 +58,12 @@ def photograph(platform: Platform, folder: Path) -> None:
     """Every page of the UI that the docs show."""
     platform.ask("mutation { setNuxSeen }")
     with browser(chromium()) as chrome:
-        page = chrome.new_page(viewport={"width": 1400, "height": 640}, color_scheme="light")
+        page = chrome.new_page(viewport={"width": 1500, "height": 720}, color_scheme="light")
         page.set_default_timeout(PATIENCE * 1000)
         page.goto(platform.url)
         page.get_by_text("Hide navigation").click()
         asset_graph(page, platform.url, folder / "asset-graph.png")
-        page.set_viewport_size({"width": 1400, "height": 800})
+        page.set_viewport_size({"width": 1200, "height": 720})
         asset_page(page, platform.url, folder / "asset-page.png")
         plots(page, platform.url, folder / "plots.png")
         partitions(page, platform.url, folder / "partitions.png")
@@ -74,9 +75,17 @@ def asset_graph(page: "Page", url: str, picture: Path) -> None:
     expanded = "%2C".join(f"global%40global%3A{group}" for group in GROUPS)
     page.goto(f"{url}/asset-groups?expanded={expanded}")
     page.locator("button:has([aria-label=panel_show_right])").click()
-    page.get_by_text("prediction_quality", exact=True).last.wait_for()
+    page.reload()  # the drawing is fitted to the window once, when it is loaded
+    boxes = [page.get_by_text(name, exact=True).last for name in (*GROUPS, *CORNERS)]
+    for box in boxes:
+        box.wait_for()
     settle(page)
-    page.screenshot(path=picture, clip={"x": 70, "y": 110, "width": 1260, "height": 520})
+    found = [place for box in boxes if (place := box.bounding_box())]
+    left, top = (min(place[side] for place in found) - 40 for side in ("x", "y"))
+    right = max(place["x"] + place["width"] for place in found) + 50
+    bottom = max(place["y"] + place["height"] for place in found) + 60
+    clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    page.screenshot(path=picture, clip=clip)
 
 
 def asset_page(page: "Page", url: str, picture: Path) -> None:
@@ -97,7 +106,7 @@ def plots(page: "Page", url: str, picture: Path) -> None:
 
 
 def partitions(page: "Page", url: str, picture: Path) -> None:
-    """An hour that was served while the model server was down."""
+    """Which hours have predictions, and where an hour's answers came from."""
     page.goto(f"{url}/assets/deliveries/predictions?view=partitions&partition=2026-06-07-20:00")
     page.get_by_text("fallback_rate", exact=True).wait_for()
     settle(page)

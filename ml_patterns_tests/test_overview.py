@@ -1,0 +1,71 @@
+"""The checks of the overview say in the UI what `ml-patterns status` says."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_patterns.circuit_breaker.degraded import remember
+from ml_patterns.overview import TOPICS, concerns
+from ml_patterns.project import Project
+from ml_patterns.status import Finding, status
+from ml_patterns.storage.operational import engine_for
+from ml_patterns.storage.warehouse import Warehouse
+from ml_patterns_tests.ui.shop import make_shop
+
+
+@pytest.fixture
+def project(installation: Path, tmp_path: Path) -> Project:
+    root = tmp_path / "shop"
+    make_shop(root)
+    return Project.load(root)
+
+
+def look(project: Project) -> dict[str, dg.AssetCheckEvaluation]:
+    """What the overview's job finds, by check."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = project.definitions.resolve_job_def("shop_overview_job")
+        done = job.execute_in_process(instance=instance)
+    assert done.success
+    return {each.check_name: each for each in done.get_asset_check_evaluations()}
+
+
+def failed(found: dict[str, dg.AssetCheckEvaluation]) -> set[str]:
+    return {name for name, each in found.items() if not each.passed}
+
+
+def test_each_finding_fails_the_check_at_its_asset(project: Project) -> None:
+    found = look(project)
+    assert set(found) == {topic.name for topic in TOPICS}
+    assert failed(found) == {"every_file_is_in"}
+    assert found["every_file_is_in"].asset_key == dg.AssetKey(["shop", "event_files"])
+    assert found["every_file_is_in"].description == "no file was registered yet"
+    assert found["every_file_is_in"].metadata["next"].value == "ml-patterns run shop"
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        ingest = project.definitions.resolve_job_def("shop_ingest_job")
+        done = ingest.execute_in_process(instance=instance)
+    names = {each.check_name for each in done.get_asset_check_evaluations()}
+    assert not names & {topic.name for topic in TOPICS}  # they have a job of their own
+    engine = engine_for(project.installation.state_url)
+    start = datetime(2026, 6, 1, 3, tzinfo=UTC)
+    remember(engine, "shop", {start: True}, datetime.now(UTC))
+
+    found = look(project)
+    assert failed(found) == {"nothing_is_due", "answers_are_live"}
+    assert found["nothing_is_due"].severity is dg.AssetCheckSeverity.WARN
+    said = status(project.pipeline("shop"), Warehouse(project.installation.warehouse), engine)
+    sentences = [sentence for each in found.values() for sentence in each.metadata["found"].value]
+    assert sorted(sentences) == sorted(each.sentence for each in said.findings)
+    engine.dispose()
+
+
+def test_a_finding_of_a_new_kind_is_not_lost() -> None:
+    """Who adds a subject to the status and no topic for it still sees it in the UI."""
+    new = Finding("too big", "the warehouse has 2 TB")
+    assert [t.name for t in TOPICS if concerns(new, t)] == ["nothing_else_wants_attention"]
+    for topic in TOPICS:
+        for subject in topic.subjects:
+            finding = Finding(subject, "…")
+            assert [each for each in TOPICS if concerns(finding, each)] == [topic]
