@@ -4,6 +4,7 @@ Belongs here: starting and ending the processes of a developer's machine. Does n
 where each of them has a supervisor of its own (`docs/operations.md`).
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -40,22 +41,35 @@ def run_dev(project: Path, port: int, host: str) -> int:
         stack.callback(server.stop)
         os.environ["ML_PATTERNS_MODEL_URL"] = server.url
         print(f"model server: {server.url}\nDagster UI: http://{host}:{port}", flush=True)
-        command = [sys.executable, "-m", "dagster", "dev", *_target(project)]
+        command = [sys.executable, "-m", "dagster", "dev", "-h", host, "-p", str(port)]
         try:
-            return subprocess.call([*command, "-h", host, "-p", str(port)], cwd=project)
+            return subprocess.call([*command, "-w", str(_workspace(project, home))], cwd=project)
         except KeyboardInterrupt:
             return 0
 
 
-def _target(project: Path) -> list[str]:
-    """What Dagster loads: the project's workspace, else the module that pyproject.toml names."""
+def _workspace(project: Path, home: Path) -> Path:
+    """The project's workspace, else one of its only code location.
+
+    The location has the name that `dg dev` gives it: under another one Dagster would not know which
+    sensors a person has switched.
+    """
     if (project / "workspace.yaml").is_file():
-        return ["-w", "workspace.yaml"]
+        return project / "workspace.yaml"
     document = tomllib.loads((project / "pyproject.toml").read_text())
     try:
-        module = document["tool"]["dg"]["project"]["root_module"]
+        settings = document["tool"]["dg"]["project"]
+        module = settings["root_module"]
     except KeyError as error:
         raise SettingsError(
             f"{project / 'pyproject.toml'} names no root_module under [tool.dg.project]; add it"
         ) from error
-    return ["-m", f"{module}.definitions", "-d", str(project)]
+    location = {
+        "module_name": f"{module}.definitions",
+        "working_directory": str(project),
+        "location_name": settings.get("code_location_name") or project.name,
+    }
+    workspace = home / "workspace.yaml"
+    # JSON is YAML, with every name quoted.
+    workspace.write_text(json.dumps({"load_from": [{"python_module": location}]}, indent=2))
+    return workspace

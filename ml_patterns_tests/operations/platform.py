@@ -81,11 +81,13 @@ class Platform:
         """Waits until something has happened; fails at once when a run fails."""
         end = time.monotonic() + PATIENCE
         while not happened():
-            assert self.process.poll() is None, f"ml-patterns dev ended\n{self.log()}"
+            assert self.process.poll() is None, f"ml-patterns dev ended\n{self.log()[-6000:]}"
             failed = [r for r in self.runs() if r.status is dg.DagsterRunStatus.FAILURE]
-            assert not failed, f"{failed[0].job_name} failed\n{self.log()}"
+            assert not failed, f"{failed[0].job_name} failed\n{self.log()[-6000:]}"
             if time.monotonic() > end:
-                pytest.fail(f"in vain waited for: {what}; runs: {self.jobs()}\n{self.log()}")
+                pytest.fail(
+                    f"in vain waited for: {what}; runs: {self.jobs()}\n{self.log()[-6000:]}"
+                )
             time.sleep(0.5)
 
     def await_quiet(self) -> None:
@@ -126,8 +128,8 @@ class Platform:
         ]
 
     def log(self) -> str:
-        """The end of what the processes printed."""
-        return (self.root / "dev.log").read_text(errors="replace")[-6000:]
+        """What the processes printed."""
+        return (self.root / "dev.log").read_text(errors="replace")
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def test_what_lands_is_followed_to_its_predictions_and_nothing_runs_twice(tmp_pa
             the_first_days_are_followed(platform)
             a_later_day_costs_what_changed(platform, shop)
             assert platform.failed_looks() == []
+            assert "code location name" not in platform.log()  # Dagster warned of ours at each load
 
 
 def the_first_days_are_followed(platform: Platform) -> None:
