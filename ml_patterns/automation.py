@@ -8,9 +8,11 @@ the UI. `make dev` sets ML_PATTERNS_AUTOMATION=on, so that everything runs.
 """
 
 import os
+from datetime import timedelta
 
 import dagster as dg
 
+from ml_patterns.base import utc_now
 from ml_patterns.errors import SettingsError
 
 SWITCH = "ML_PATTERNS_AUTOMATION"
@@ -18,6 +20,12 @@ SWITCH = "ML_PATTERNS_AUTOMATION"
 
 PACE = "ML_PATTERNS_SENSOR_SECONDS"
 """Most seconds between two looks of a sensor; unset: each sensor's own."""
+
+GIVEN_UP_AFTER = timedelta(days=1)
+"""A run that is older holds nothing back: its machine may have died before it could say so.
+
+Asking again is safe even if it lives: any number of processes at once give the same result.
+"""
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -57,8 +65,10 @@ def sensor_interval(seconds: int) -> int:
 
 def under_way(instance: dg.DagsterInstance, pipeline: str, *steps: str) -> str | None:
     """The first of some jobs `<pipeline>_<step>_job` of which a run waits or works; None: none."""
+    since = utc_now() - GIVEN_UP_AFTER
     for step in steps:
         job = f"{pipeline}_{step}_job"
-        if instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_UNFINISHED)):
+        living = dg.RunsFilter(job_name=job, statuses=_UNFINISHED, created_after=since)
+        if instance.get_runs_count(living):
             return job
     return None

@@ -1,13 +1,16 @@
 """What a sensor asks for where nothing is wrong cannot show it: failures, and today."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 
+from ml_patterns import automation
+from ml_patterns.automation import GIVEN_UP_AFTER, under_way
+from ml_patterns.base import utc_now
 from ml_patterns.incremental.manifest import ingest
 from ml_patterns.incremental.sensors import build_sensors as incremental_sensors
 from ml_patterns.retry import sensors as retry_sensors
@@ -99,3 +102,17 @@ def test_a_day_that_has_not_ended_is_not_asked_for_yet(
         "start": "2025-01-06",
         "end": "2025-01-07",
     }
+
+
+def test_a_run_whose_machine_died_holds_its_sensor_back_for_a_day(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays `started` in Dagster's eyes, for ever: nobody is left who could say otherwise."""
+    started = dg.DagsterRun(job_name="shop_build_job", status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(started)
+    assert under_way(instance, "shop", "training", "build") == "shop_build_job"
+    assert under_way(instance, "shop", "training") is None
+    for later, holds in ((-timedelta(minutes=1), True), (timedelta(minutes=1), False)):
+        now = utc_now() + GIVEN_UP_AFTER + later
+        monkeypatch.setattr(automation, "utc_now", lambda now=now: now)
+        assert bool(under_way(instance, "shop", "build")) is holds
