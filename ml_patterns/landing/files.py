@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml_patterns.errors import ConflictError, SettingsError, SourceFileError
+from ml_patterns.errors import ConflictError, SettingsError, SourceFileError, UserError
 from ml_patterns.landing.cursor import Cursor
 from ml_patterns.landing.settings import SourceSettings
 from ml_patterns.settings import PipelineSettings
@@ -116,12 +116,16 @@ class LandingFolder:
 
         Raises:
             ConflictError: another process landed that file meanwhile; nothing was written.
+            UserError: the folder cannot be written to.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self._file(number)
         temporary = self.folder / f".{path.name}.{os.getpid()}"  # hidden files are not listed
         source = [self._source.table, self._source.query, self._source.cursor]
         said = json.dumps({"source": source, "high": high.written()})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be made: {error.strerror}") from error
         try:
             with temporary.open("wb") as sink:
                 pq.write_table(rows.replace_schema_metadata({_KEY: said}), sink)
@@ -132,6 +136,10 @@ class LandingFolder:
             raise ConflictError(
                 f"another process lands {self._source.told} too and was first with {path.name}; "
                 "nothing is lost: what is left lands the next time"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}); nothing has landed there"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)

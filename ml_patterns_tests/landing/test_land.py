@@ -283,6 +283,13 @@ def test_a_folder_that_cannot_take_the_files_is_named(tmp_path: Path, path: str)
         files_module.LandingFolder(other, source)
 
 
+def test_a_folder_that_cannot_be_made_is_named(shop: Shop, tmp_path: Path) -> None:
+    shop.insert(shop.order(1, 0))
+    (tmp_path / "landing").write_text("a file, where the folder should be")
+    with pytest.raises(UserError, match="landing cannot be made: File exists"):
+        land(pipeline(tmp_path))
+
+
 def test_the_overlap_of_times_is_a_duration() -> None:
     settings = pipeline_source(overlap="2h")
     assert settings.overlap == timedelta(hours=2)
