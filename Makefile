@@ -20,11 +20,11 @@ check: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(BIN):$$PATH" $(BIN)/python scripts/audit.py requirements.lock --if-reachable
+	$(BIN)/python scripts/audit.py requirements.lock --if-reachable
 
 # Known vulnerabilities of what is pinned; ends with 2 where nobody can be asked.
 audit: $(BIN)/.ready
-	PATH="$(BIN):$$PATH" $(BIN)/python scripts/audit.py requirements.lock
+	$(BIN)/python scripts/audit.py requirements.lock
 
 bench: $(BIN)/.ready
 	for name in incremental fan_out branching resilience serving; do \

@@ -19,14 +19,20 @@ from pathlib import Path
 from typing import Any
 
 KNOWN_TO_BE_VULNERABLE = "jinja2==3.1.2"  # GHSA-h5c8-rqwp-cp95
-TOOL = ("uv", "tool", "run", "pip-audit>=2.9,<3")
+TOOL = ("tool", "run", "pip-audit>=2.9,<3")
 CLEAN, VULNERABLE, UNREACHABLE, BROKEN = 0, 1, 2, 3
+
+
+def uv() -> str:
+    """The uv of this environment, else that of the machine."""
+    beside = Path(sys.executable).parent / "uv"
+    return str(beside) if beside.exists() else "uv"
 
 
 def ask(requirements: Path, options: list[str]) -> tuple[list[dict[str, Any]], str]:
     """What pip-audit says of each dependency, and what it said instead if it could not."""
-    command = [*TOOL, "-r", str(requirements), "--disable-pip", "--no-deps", "--format", "json",
-               "--progress-spinner", "off", *options]  # fmt: skip
+    command = [uv(), *TOOL, "-r", str(requirements), "--disable-pip", "--no-deps",
+               "--format", "json", "--progress-spinner", "off", *options]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
         return json.loads(done.stdout)["dependencies"], done.stderr

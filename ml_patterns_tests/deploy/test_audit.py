@@ -72,9 +72,12 @@ def advisories() -> Iterator[Advisories]:
 @pytest.fixture(scope="module", autouse=True)
 def _tool() -> None:
     """pip-audit itself comes from the package index."""
-    command = ["uv", "tool", "run", "pip-audit>=2.9,<3", "--version"]
+    beside = Path(sys.executable).parent / "uv"
+    command = [str(beside) if beside.exists() else "uv", "tool", "run", "pip-audit>=2.9,<3"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, check=False, timeout=300
+        )
     except (OSError, subprocess.TimeoutExpired):
         pytest.skip("uv cannot be run here: no pip-audit")
     if done.returncode != 0:

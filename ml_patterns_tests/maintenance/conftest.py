@@ -103,7 +103,7 @@ def house_in(folder: Path, state_url: str | None = None) -> House:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     with postgres_server() as url:
         yield url

@@ -201,7 +201,7 @@ def test_a_backup_beside_a_writer_is_of_one_instant(houses: Houses, tmp_path: Pa
     writer.start()
     folders = [tmp_path / f"backup-{number}" for number in range(5)]
     try:
-        assert begun.wait(120)
+        assert begun.wait(300)
         assert [back_up(here.installation, folder).missing for folder in folders] == [()] * 5
     finally:
         stop.set()
