@@ -95,7 +95,7 @@ class EventModelPipeline(dg.Component):
         settings = PipelineSettings.model_validate(rendered)
         settings = settings.located(Path(context.path), Path(context.project_root))
         warning = verify_columns(settings)
-        if warning:
+        if warning and settings.source is None:  # else the first landing brings the files
             warnings.warn(warning, stacklevel=1)
         return cls(settings)
 
