@@ -86,6 +86,12 @@ def test_links_lead_somewhere(page: str) -> None:
             assert heading in {_anchor(title) for title in titles}, target
 
 
+def test_every_picture_is_on_a_page() -> None:
+    shown = " ".join(text_of(page) for page in ALL_PAGES)
+    for picture in (PROJECT / "docs" / "pictures").iterdir():
+        assert f"pictures/{picture.name})" in shown, picture
+
+
 def _anchor(title: str) -> str:
     """How GitHub names a heading."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
