@@ -163,7 +163,11 @@ def daemon(production: Production) -> Iterator[None]:
         )
         yield
         process.terminate()
-        process.wait()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def until(condition: Callable[[], bool], log: str) -> None:
