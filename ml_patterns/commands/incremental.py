@@ -63,8 +63,8 @@ def plan(
 
 def list_dead_letters(pipeline: Pipeline, as_json: AsJson = False) -> None:
     """List rows that do not count, by file, partition and class."""
+    from ml_patterns.incremental.dead_letter import dead_letters
     from ml_patterns.incremental.grain import Grain
-    from ml_patterns.incremental.ledger import dead_letters
 
     project, settings = load(pipeline)
     grain = Grain(settings.events.grain)
@@ -84,8 +84,8 @@ def replay(
 ) -> None:
     """Let rows of the dead letter count after all; their partitions become due."""
     from ml_patterns.base import utc_now
+    from ml_patterns.incremental.dead_letter import replay as replay_rows
     from ml_patterns.incremental.grain import Grain
-    from ml_patterns.incremental.ledger import replay as replay_rows
 
     project, settings = load(pipeline)
     grain = Grain(settings.events.grain)

@@ -84,7 +84,7 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
         with warehouse.get_connection() as connection:
             done = manifest.ingest(connection, settings, utc_now)
             accounts = ledger.accounts(connection, settings.name)
-            columns = schema_metadata(manifest.stream_columns(connection, settings.name))
+            columns = schema_metadata(ledger.stream_columns(connection, settings.name))
         known = time_partitions(settings)
         keys = [grain.key(partition) for partition in done.changed]
         keys = [key for key in keys if known.has_partition_key(key)]

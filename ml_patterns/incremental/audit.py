@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import duckdb
 
-from ml_patterns.incremental import computing, ledger, loading, sources, transform
+from ml_patterns.incremental import computing, files, ledger, loading, sources, transform
 from ml_patterns.incremental.grain import Grain, naive
 from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.incremental.plan import LAYERS, Layer, code_of, compare
@@ -169,7 +169,7 @@ def recompute_differences(
     """
     if not partitions:
         return []
-    sources.attach_filesystem(connection, settings.event_glob)
+    files.attach_filesystem(connection, settings.event_glob)
     transformation = transform.prepare(connection, settings, layer)
     table = f"{quoted(settings.name)}.{quoted('event_' + layer)}"
     columns = ", ".join(map(quoted, transformation.columns))

@@ -20,10 +20,11 @@ import duckdb
 
 from ml_patterns.base import Clock
 from ml_patterns.errors import ConflictError, SourceFileError
-from ml_patterns.incremental import computing, ledger, loading, sources, transform
+from ml_patterns.incremental import computing, files, ledger, loading, transform
 from ml_patterns.incremental.commit import TABLES, Commit
 from ml_patterns.incremental.computing import Result
-from ml_patterns.incremental.loading import Counts, Loaded
+from ml_patterns.incremental.copying import Counts
+from ml_patterns.incremental.loading import Loaded
 from ml_patterns.incremental.manifest import Step
 from ml_patterns.incremental.plan import Layer, Wanted, code_of, wanted
 from ml_patterns.settings import PipelineSettings
@@ -81,7 +82,7 @@ def build(
     if not partitions:
         return
     ledger.ensure_tables(connection, settings.name)
-    sources.attach_filesystem(connection, settings.event_glob)
+    files.attach_filesystem(connection, settings.event_glob)
     builder = _Builder(connection, settings, layer, partitions, clock, step, wants)
     problems: set[str] = set()
     workers = computing.threads(connection) if len(partitions) > _WORTH_A_BATCH else 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from ml_patterns.incremental.manifest import stream_columns
+from ml_patterns.incremental.ledger import stream_columns
 from ml_patterns.incremental.plan import Layer
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted

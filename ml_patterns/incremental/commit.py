@@ -14,9 +14,9 @@ from typing import Any, Self
 import duckdb
 
 from ml_patterns.errors import ConflictError
+from ml_patterns.incremental.copying import Counts
 from ml_patterns.incremental.grain import Grain, naive
 from ml_patterns.incremental.ledger import Transaction
-from ml_patterns.incremental.loading import Counts
 from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.incremental.plan import Layer, Wanted
 from ml_patterns.settings import PipelineSettings

@@ -1,7 +1,8 @@
 """The ledger: which files were seen, what is in them, what was built from it.
 
-Belongs here: the ledger's tables and the listing. Does not: finding files (`sources.py`), judging
-their rows (`manifest.py`), deciding what is due (`plan.py`), the commit (`build.py`).
+Belongs here: the ledger's tables and the listing. Does not: finding files (`files.py`), judging
+their rows (`manifest.py`), rows that do not count (`dead_letter.py`), deciding what is due
+(`plan.py`), the commit (`commit.py`).
 
 The ledger lies in the warehouse beside the data, so that both change in one transaction. Three
 cursors are never mixed: the ingest sequence (`revision`, ours), the watermark (event time), and
@@ -12,94 +13,18 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import duckdb
 
 from ml_patterns.errors import UserError
+from ml_patterns.incremental.files import LandedFile, look
 from ml_patterns.incremental.grain import naive
 from ml_patterns.incremental.settings import EventsSettings
-from ml_patterns.incremental.sources import LandedFile, look
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 
-_TABLES = """
-CREATE SCHEMA IF NOT EXISTS {schema};
-CREATE TABLE IF NOT EXISTS {schema}.listings (
-    listing BIGINT PRIMARY KEY,
-    registered_at TIMESTAMP NOT NULL,
-    watermark_before TIMESTAMP
-);
-CREATE TABLE IF NOT EXISTS {schema}.source_files (
-    revision BIGINT PRIMARY KEY,
-    path VARCHAR NOT NULL,
-    size BIGINT NOT NULL,
-    tag VARCHAR NOT NULL,
-    listing BIGINT NOT NULL,
-    watermark_before TIMESTAMP,
-    registered_at TIMESTAMP NOT NULL,
-    reading VARCHAR NOT NULL,
-    state VARCHAR NOT NULL CHECK (state IN ('listed', 'read', 'unreadable', 'removed')),
-    error VARCHAR,
-    columns VARCHAR[],
-    types VARCHAR[]
-);
-CREATE TABLE IF NOT EXISTS {schema}.event_columns (
-    position BIGINT PRIMARY KEY,
-    name VARCHAR NOT NULL UNIQUE,
-    type VARCHAR NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {schema}.partition_manifest (
-    partition_start TIMESTAMP,
-    revision BIGINT NOT NULL,
-    class VARCHAR NOT NULL CHECK (class IN ('accepted', 'too_late', 'future', 'invalid')),
-    rows BIGINT NOT NULL,
-    fingerprint VARCHAR NOT NULL,
-    newest TIMESTAMP,
-    ids BIGINT  -- different ids, where a file is one partition, whole, and worth counting
-);
-CREATE TABLE IF NOT EXISTS {schema}.replays (
-    path VARCHAR NOT NULL,
-    partition_start TIMESTAMP NOT NULL,
-    class VARCHAR NOT NULL,
-    replayed_at TIMESTAMP NOT NULL,
-    PRIMARY KEY (path, partition_start, class)
-);
-CREATE TABLE IF NOT EXISTS {schema}.partition_state (
-    layer VARCHAR NOT NULL CHECK (layer IN ('aggregates', 'features')),
-    partition_start TIMESTAMP NOT NULL,
-    events VARCHAR,
-    code VARCHAR,
-    upstream VARCHAR,
-    generation BIGINT NOT NULL,
-    PRIMARY KEY (layer, partition_start)
-);
-CREATE TABLE IF NOT EXISTS {schema}.run_cost (
-    layer VARCHAR NOT NULL,
-    partition_start TIMESTAMP NOT NULL,
-    generation BIGINT NOT NULL,
-    computed_at TIMESTAMP NOT NULL,
-    accepted BIGINT NOT NULL,
-    kept BIGINT NOT NULL,
-    superseded BIGINT NOT NULL,
-    duplicate BIGINT NOT NULL,
-    scanned BIGINT NOT NULL,
-    seconds DOUBLE NOT NULL
-);
-CREATE OR REPLACE VIEW {schema}.current_files AS
-    -- The current readable revision of each file; a removal that was acknowledged ends it.
-    SELECT * FROM {schema}.source_files WHERE state IN ('read', 'removed')
-    QUALIFY row_number() OVER (PARTITION BY path ORDER BY revision DESC) = 1;
-CREATE OR REPLACE VIEW {schema}.entries AS
-    -- What every current file holds for every partition, and whether it counts.
-    SELECT m.*, f.path, f.registered_at, f.watermark_before,
-        m.class = 'accepted' OR r.path IS NOT NULL AS counts
-    FROM {schema}.partition_manifest m
-    JOIN {schema}.current_files f USING (revision)
-    LEFT JOIN {schema}.replays r USING (path, partition_start, class);
-CREATE OR REPLACE VIEW {schema}.dead_letter AS
-    SELECT path, partition_start, class, rows, registered_at, watermark_before
-    FROM {schema}.entries WHERE NOT counts ORDER BY ALL;
-"""
+_TABLES = (Path(__file__).parent / "ledger.sql").read_text()
 
 
 @dataclass(frozen=True)
@@ -157,7 +82,7 @@ def ensure_tables(connection: duckdb.DuckDBPyConnection, pipeline: str) -> None:
     """Creates a pipeline's ledger where there is none, or where another version made it."""
     schema = quoted(pipeline)
     layout = hashlib.sha256(_TABLES.encode()).hexdigest()[:16]
-    if _layout(connection, pipeline) == layout:
+    if _asked(connection, f"SELECT any_value(layout) FROM {schema}.ledger_layout") == (layout,):
         return
     with Transaction(connection):  # one write for all of them
         connection.execute(_TABLES.format(schema=schema))
@@ -168,18 +93,17 @@ def ensure_tables(connection: duckdb.DuckDBPyConnection, pipeline: str) -> None:
 
 def exists(connection: duckdb.DuckDBPyConnection, pipeline: str) -> bool:
     """Whether the pipeline has a ledger in this warehouse. Not for inside a transaction."""
-    return _layout(connection, pipeline) is not None
+    return (
+        _asked(connection, f"SELECT count(*) FROM {quoted(pipeline)}.partition_state") is not None
+    )
 
 
-def _layout(connection: duckdb.DuckDBPyConnection, pipeline: str) -> str | None:
-    """The version that made the ledger; ten times cheaper than asking DuckDB for its tables."""
+def _asked(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[object, ...] | None:
+    """A row, or None where the table is missing: ten times cheaper than DuckDB's list of tables."""
     try:
-        row = connection.execute(
-            f"SELECT any_value(layout) FROM {quoted(pipeline)}.ledger_layout"
-        ).fetchone()
+        return connection.execute(sql).fetchone()
     except duckdb.CatalogException:
         return None
-    return row[0] if row else None
 
 
 def reading_of(events: EventsSettings) -> str:
@@ -324,44 +248,13 @@ def acknowledge_removal(
                 )
 
 
-def replay(
-    connection: duckdb.DuckDBPyConnection,
-    settings: PipelineSettings,
-    at: datetime,
-    *,
-    path: str | None = None,
-    partition: datetime | None = None,
-) -> int:
-    """Lets rows of the dead letter count after all; their partitions become due.
-
-    Args:
-        path: only of this file; None: of all.
-        partition: only for this partition; None: for all.
-
-    Returns:
-        How many rows count now. Invalid rows and rows after the stream's end have no partition and
-        cannot be replayed.
-    """
-    schema, end = quoted(settings.name), settings.events.end_time
-    chosen = (
-        f"FROM {schema}.dead_letter WHERE partition_start < coalesce(?, TIMESTAMP 'infinity') "
-        "AND path = coalesce(?, path) AND partition_start = coalesce(?, partition_start)"
-    )
-    values = [end and naive(end), path, partition]
-    with Transaction(connection):
-        row = connection.execute(f"SELECT sum(rows) {chosen}", values).fetchone()
+def stream_columns(connection: duckdb.DuckDBPyConnection, pipeline: str) -> dict[str, str]:
+    """The columns of the stream and their types, in the order in which files brought them."""
+    return dict(
         connection.execute(
-            f"INSERT INTO {schema}.replays SELECT path, partition_start, class, ? {chosen}",
-            [naive(at), *values],
-        )
-    return int(row[0] or 0) if row else 0
-
-
-def dead_letters(
-    connection: duckdb.DuckDBPyConnection, pipeline: str
-) -> list[tuple[str, datetime | None, str, int, datetime, datetime | None]]:
-    """Rows that do not count: path, partition, class, rows, registered at, watermark before."""
-    return connection.execute(f"FROM {quoted(pipeline)}.dead_letter").fetchall()
+            f"SELECT name, type FROM {quoted(pipeline)}.event_columns ORDER BY position"
+        ).fetchall()
+    )
 
 
 def accounts(connection: duckdb.DuckDBPyConnection, pipeline: str) -> Accounts:

@@ -22,8 +22,9 @@ import duckdb
 from ml_patterns.base import Clock
 from ml_patterns.errors import SourceFileError
 from ml_patterns.incremental import ledger, sources
+from ml_patterns.incremental.files import attach_filesystem, list_files
 from ml_patterns.incremental.grain import Grain, naive
-from ml_patterns.incremental.ledger import Revision, Transaction
+from ml_patterns.incremental.ledger import Revision, Transaction, stream_columns
 from ml_patterns.incremental.settings import EventsSettings
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import literal, quoted
@@ -94,10 +95,10 @@ def ingest(
     """
     pipeline, events, pattern = settings.name, settings.events, settings.event_glob
     ledger.ensure_tables(connection, pipeline)
-    sources.attach_filesystem(connection, pattern)
+    attach_filesystem(connection, pattern)
     leftover = ledger.waiting(connection, pipeline)
     _read(connection, pipeline, events, leftover, step)
-    listed = sources.list_files(pattern)
+    listed = list_files(pattern)
     listing = ledger.record_listing(connection, settings, listed, clock())
     step("listed")
     fresh = ledger.waiting(connection, pipeline) if listing.new else []
@@ -179,15 +180,6 @@ def _describe(
     else:
         sources.check_types(connection, revision.path, found, stream, events)
     return found
-
-
-def stream_columns(connection: duckdb.DuckDBPyConnection, pipeline: str) -> dict[str, str]:
-    """The columns of the stream and their types, in the order in which files brought them."""
-    return dict(
-        connection.execute(
-            f"SELECT name, type FROM {quoted(pipeline)}.event_columns ORDER BY position"
-        ).fetchall()
-    )
 
 
 def _judge(

@@ -10,7 +10,7 @@ import dagster as dg
 
 from ml_patterns.automation import sensor_interval, sensor_status, under_way
 from ml_patterns.base import utc_now
-from ml_patterns.incremental import ledger, plan, sources
+from ml_patterns.incremental import files, ledger, plan
 from ml_patterns.incremental.assets import report_again
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.partitions import range_tags
@@ -33,7 +33,7 @@ def _files_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
         "again, once an hour, after a registration that failed.",
     )
     def files_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        listed = sources.list_files(settings.event_glob)
+        listed = files.list_files(settings.event_glob)
         seen = "|".join(f"{file.path}:{file.size}:{file.tag}" for file in listed)
         cursor = hashlib.sha256(seen.encode()).hexdigest()[:16]
         if under_way(context.instance, settings.name, "ingest"):

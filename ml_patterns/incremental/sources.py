@@ -1,20 +1,18 @@
-"""Landed files: finding them, and reading them as one typed relation.
+"""Landed files as one typed relation.
 
-Belongs here: listing, formats, column types, times. Does not: remembering which file was seen
-(`ledger.py`), judging rows (`manifest.py`).
+Belongs here: formats, column types, times. Does not: finding files (`files.py`), remembering which
+file was seen (`ledger.py`), judging rows (`manifest.py`).
 
 The types of the stream's columns are those of the first file that brought each; later files are
 cast to them, and a value that cannot be cast makes its file unreadable rather than wrong.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
 import duckdb
-import fsspec
 
 from ml_patterns.errors import SettingsError, SourceFileError
+from ml_patterns.incremental.files import list_files
 from ml_patterns.incremental.settings import EventsSettings
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import literal, quoted
@@ -36,75 +34,6 @@ _FORMATS = {
 
 Columns = Mapping[str, str]
 """Column name -> DuckDB type."""
-
-
-@dataclass(frozen=True)
-class LandedFile:
-    """A file as the listing shows it; a changed size or tag is a new revision.
-
-    Attributes:
-        tag: the store's ETag, or modification time and inode of a local file.
-    """
-
-    path: str
-    size: int
-    tag: str
-
-
-def list_files(pattern: str) -> list[LandedFile]:
-    """Every file that a glob matches, by path. Hidden files are still being written: left out."""
-    filesystem, path = fsspec.core.url_to_fs(pattern)
-    filesystem.invalidate_cache()  # stores remember their listings, also within a daemon
-    found = filesystem.glob(path, detail=True)
-    return [
-        _landed(filesystem, name, info)
-        for name, info in sorted(found.items())
-        if info["type"] == "file" and not name.rsplit("/", 1)[-1].startswith((".", "_"))
-    ]
-
-
-def look(path: str) -> LandedFile | None:
-    """A file as it lies there now; None where there is none."""
-    filesystem, name = fsspec.core.url_to_fs(path)
-    try:
-        return _landed(filesystem, name, filesystem.info(name, refresh=True))
-    except FileNotFoundError:
-        return None
-
-
-def _landed(
-    filesystem: fsspec.AbstractFileSystem, name: str, info: Mapping[str, object]
-) -> LandedFile:
-    local = "file" in _protocols(filesystem)
-    return LandedFile(
-        path=name if local else filesystem.unstrip_protocol(name),
-        size=int(str(info["size"])),
-        tag=_tag(info),
-    )
-
-
-def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _tag(info: Mapping[str, object]) -> str:
-    """What tells two contents of a file apart; every store has its own name for it."""
-    for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "generation"):
-        if info.get(key):
-            return str(info[key])
-    changed = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified")
-    times = [info[key] for key in changed if info.get(key)] or [info.get("created")]
-    texts = [str(t.timestamp() if isinstance(t, datetime) else t) for t in times]
-    return "-".join([*texts, str(info.get("ino", ""))])
-
-
-def attach_filesystem(connection: duckdb.DuckDBPyConnection, pattern: str) -> None:
-    """Lets DuckDB read through fsspec where the files are not local."""
-    filesystem, _ = fsspec.core.url_to_fs(pattern)
-    names = _protocols(filesystem)
-    if "file" not in names and not any(connection.filesystem_is_registered(n) for n in names):
-        connection.register_filesystem(filesystem)
 
 
 def format_of(path: str) -> str:

@@ -18,7 +18,8 @@ import duckdb
 from ml_patterns.errors import TransformError
 from ml_patterns.incremental import loading
 from ml_patterns.incremental.grain import Grain
-from ml_patterns.incremental.manifest import stream_columns, timestamp
+from ml_patterns.incremental.ledger import stream_columns
+from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.incremental.plan import Layer, interval
 from ml_patterns.retry.settings import ExternalSettings
 from ml_patterns.settings import PipelineSettings

@@ -12,14 +12,8 @@ from pathlib import Path
 import duckdb
 
 from ml_patterns.errors import SourceFileError, UserError
-from ml_patterns.incremental.sources import (
-    LandedFile,
-    attach_filesystem,
-    format_of,
-    list_files,
-    scan,
-    why_unreadable,
-)
+from ml_patterns.incremental.files import LandedFile, attach_filesystem, list_files
+from ml_patterns.incremental.sources import format_of, scan, why_unreadable
 from ml_patterns.storage.sql import quoted
 
 MOST_BYTES = 64 * 1024 * 1024

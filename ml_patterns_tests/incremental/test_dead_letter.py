@@ -3,7 +3,7 @@
 import pytest
 
 from ml_patterns.errors import SourceFileError, UserError
-from ml_patterns.incremental import ledger
+from ml_patterns.incremental import dead_letter, ledger
 from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, row
 
 
@@ -18,7 +18,7 @@ def late(shop: Shop) -> Shop:
 
 def replay(shop: Shop, **chosen: object) -> int:
     with shop.connect() as connection:
-        return ledger.replay(connection, shop.settings, shop.clock(), **chosen)  # type: ignore[arg-type]
+        return dead_letter.replay(connection, shop.settings, shop.clock(), **chosen)  # type: ignore[arg-type]
 
 
 def test_the_dead_letter_names_file_partition_and_class(late: Shop) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ml_patterns.errors import SourceFileError
-from ml_patterns.incremental import build, ledger, manifest, plan
+from ml_patterns.incremental import build, dead_letter, ledger, manifest, plan
 from ml_patterns.incremental.plan import LAYERS
 from ml_patterns.storage.warehouse import has_table
 from ml_patterns_tests.incremental.conftest import (
@@ -141,7 +141,7 @@ class Stream(RuleBasedStateMachine):
 
     @rule(partition=st.one_of(st.none(), st.integers(0, 14).map(lambda hour: START + hour * HOUR)))
     def replay(self, partition: datetime | None) -> None:
-        ledger.replay(
+        dead_letter.replay(
             self._connection, self._shop.settings, self._shop.clock(), partition=partition
         )
         self._oracle.replay(partition)

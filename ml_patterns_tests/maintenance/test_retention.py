@@ -15,7 +15,7 @@ from ml_patterns.branching.commands import replay_decisions
 from ml_patterns.circuit_breaker import tables as breaker_tables
 from ml_patterns.circuit_breaker.predictions import append
 from ml_patterns.incremental import audit as ledger_audit
-from ml_patterns.incremental import ledger
+from ml_patterns.incremental import dead_letter
 from ml_patterns.maintenance.alerts import FailedRun, report_failed_run
 from ml_patterns.maintenance.contents import table_names
 from ml_patterns.maintenance.jobs import prune_job, prune_schedule
@@ -248,14 +248,14 @@ def test_old_dead_letters_go_and_every_kept_row_is_accounted_for(late: Shop) -> 
     assert accounts.delivered == accounts.accepted + accounts.too_late
     with late.connect() as connection:
         assert ledger_audit.unaccounted_rows(connection, late.settings) == []
-        assert [entry[2] for entry in ledger.dead_letters(connection, "shop")] == ["too_late"]
+        assert [entry[2] for entry in dead_letter.dead_letters(connection, "shop")] == ["too_late"]
     assert late.table("features") == features
     assert late.catch_up() == {"aggregates": [], "features": []}
 
 
 def test_replayed_rows_are_no_dead_letters(late: Shop) -> None:
     with late.connect() as connection:
-        ledger.replay(connection, late.settings, late.clock())
+        dead_letter.replay(connection, late.settings, late.clock())
     late.catch_up()
     table = late.table("features")
     assert pruned(late, late.clock() + LATER, dead_letters="30d")["dead letters"] == 1  # invalid

@@ -1,0 +1,81 @@
+"""Landed files: finding them, here or in another store.
+
+Belongs here: listing, and what tells two contents of a file apart. Does not: reading them
+(`sources.py`), remembering which was seen (`ledger.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import fsspec
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file as the listing shows it; a changed size or tag is a new revision.
+
+    Attributes:
+        tag: the store's ETag, or modification time and inode of a local file.
+    """
+
+    path: str
+    size: int
+    tag: str
+
+
+def list_files(pattern: str) -> list[LandedFile]:
+    """Every file that a glob matches, by path. Hidden files are still being written: left out."""
+    filesystem, path = fsspec.core.url_to_fs(pattern)
+    filesystem.invalidate_cache()  # stores remember their listings, also within a daemon
+    found = filesystem.glob(path, detail=True)
+    return [
+        _landed(filesystem, name, info)
+        for name, info in sorted(found.items())
+        if info["type"] == "file" and not name.rsplit("/", 1)[-1].startswith((".", "_"))
+    ]
+
+
+def look(path: str) -> LandedFile | None:
+    """A file as it lies there now; None where there is none."""
+    filesystem, name = fsspec.core.url_to_fs(path)
+    try:
+        return _landed(filesystem, name, filesystem.info(name, refresh=True))
+    except FileNotFoundError:
+        return None
+
+
+def _landed(
+    filesystem: fsspec.AbstractFileSystem, name: str, info: Mapping[str, object]
+) -> LandedFile:
+    local = "file" in _protocols(filesystem)
+    return LandedFile(
+        path=name if local else filesystem.unstrip_protocol(name),
+        size=int(str(info["size"])),
+        tag=_tag(info),
+    )
+
+
+def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _tag(info: Mapping[str, object]) -> str:
+    """What tells two contents of a file apart; every store has its own name for it."""
+    for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "generation"):
+        if info.get(key):
+            return str(info[key])
+    changed = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified")
+    times = [info[key] for key in changed if info.get(key)] or [info.get("created")]
+    texts = [str(t.timestamp() if isinstance(t, datetime) else t) for t in times]
+    return "-".join([*texts, str(info.get("ino", ""))])
+
+
+def attach_filesystem(connection: duckdb.DuckDBPyConnection, pattern: str) -> None:
+    """Lets DuckDB read through fsspec where the files are not local."""
+    filesystem, _ = fsspec.core.url_to_fs(pattern)
+    names = _protocols(filesystem)
+    if "file" not in names and not any(connection.filesystem_is_registered(n) for n in names):
+        connection.register_filesystem(filesystem)
