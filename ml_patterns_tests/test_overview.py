@@ -8,9 +8,11 @@ import pytest
 
 from ml_patterns.circuit_breaker.degraded import remember
 from ml_patterns.overview import TOPICS, concerns
+from ml_patterns.pipeline import build_defs
 from ml_patterns.project import Project
 from ml_patterns.status import Finding, status
 from ml_patterns.storage.operational import engine_for
+from ml_patterns.storage.resources import storage_resources
 from ml_patterns.storage.warehouse import Warehouse
 from ml_patterns_tests.ui.shop import make_shop
 
@@ -18,16 +20,22 @@ from ml_patterns_tests.ui.shop import make_shop
 @pytest.fixture
 def project(installation: Path, tmp_path: Path) -> Project:
     root = tmp_path / "shop"
-    make_shop(root)
+    make_shop(root, "overview_shop")
     return Project.load(root)
+
+
+def run(project: Project, job: str) -> dg.ExecuteInProcessResult:
+    stores = storage_resources(project.installation)  # a process makes them once by itself
+    definitions = build_defs(project.pipeline("shop"), stores)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = definitions.resolve_job_def(job).execute_in_process(instance=instance)
+    assert done.success
+    return done
 
 
 def look(project: Project) -> dict[str, dg.AssetCheckEvaluation]:
     """What the overview's job finds, by check."""
-    with dg.DagsterInstance.ephemeral() as instance:
-        job = project.definitions.resolve_job_def("shop_overview_job")
-        done = job.execute_in_process(instance=instance)
-    assert done.success
+    done = run(project, "shop_overview_job")
     return {each.check_name: each for each in done.get_asset_check_evaluations()}
 
 
@@ -43,9 +51,7 @@ def test_each_finding_fails_the_check_at_its_asset(project: Project) -> None:
     assert found["every_file_is_in"].description == "no file was registered yet"
     assert found["every_file_is_in"].metadata["next"].value == "ml-patterns run shop"
 
-    with dg.DagsterInstance.ephemeral() as instance:
-        ingest = project.definitions.resolve_job_def("shop_ingest_job")
-        done = ingest.execute_in_process(instance=instance)
+    done = run(project, "shop_ingest_job")
     names = {each.check_name for each in done.get_asset_check_evaluations()}
     assert not names & {topic.name for topic in TOPICS}  # they have a job of their own
     engine = engine_for(project.installation.state_url)

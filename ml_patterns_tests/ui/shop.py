@@ -19,7 +19,7 @@ PYPROJECT = """\
 directory_type = "project"
 
 [tool.dg.project]
-root_module = "ui_shop"
+root_module = "{module}"
 """
 
 DEFINITIONS = """\
@@ -84,14 +84,21 @@ def landed(root: Path, hour: int) -> Path:
     return root / "landing" / f"orders-{hour:02}.parquet"
 
 
-def make_shop(root: Path) -> None:
-    """Writes the project and the files of its day."""
-    folder = root / "ui_shop" / "defs" / "shop"
+def make_shop(root: Path, module: str) -> Path:
+    """Writes the project and the files of its day.
+
+    Args:
+        module: name of its package; a process that loads several shops needs several names.
+
+    Returns:
+        The folder of its pipeline.
+    """
+    folder = root / module / "defs" / "shop"
     folder.mkdir(parents=True)
     (root / "landing").mkdir()
-    (root / "pyproject.toml").write_text(PYPROJECT)
-    (root / "ui_shop" / "__init__.py").touch()
-    (root / "ui_shop" / "definitions.py").write_text(DEFINITIONS)
+    (root / "pyproject.toml").write_text(PYPROJECT.format(module=module))
+    (root / module / "__init__.py").touch()
+    (root / module / "definitions.py").write_text(DEFINITIONS)
     (folder / "defs.yaml").write_text(DEFS)
     (folder / "aggregates.sql").write_text(AGGREGATES)
     (folder / "features.sql").write_text(FEATURES)
@@ -110,3 +117,4 @@ def make_shop(root: Path) -> None:
             for number, (items, distance) in enumerate(random.integers(1, 13, (ORDERS_PER_HOUR, 2)))
         ]
         pd.DataFrame(rows).to_parquet(landed(root, hour), index=False)
+    return folder

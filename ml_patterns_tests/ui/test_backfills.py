@@ -41,7 +41,7 @@ query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on As
 def project(tmp_path: Path) -> Path:
     """The shop with all its files registered, nothing computed."""
     root = tmp_path / "project"
-    make_shop(root)
+    make_shop(root, "ui_shop")
     subprocess.run(
         [sys.executable, "-m", "ml_patterns", "run", "shop", "--steps", "ingest"],
         cwd=root, env=environment_of(tmp_path), check=True, capture_output=True,

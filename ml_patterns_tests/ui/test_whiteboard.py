@@ -1,20 +1,30 @@
 """What the asset graph says of itself: where the code is, what a table holds, when it is late."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from ml_patterns.pipeline import build_defs
 from ml_patterns.project import Project
+from ml_patterns.storage.resources import storage_resources
 from ml_patterns_tests.ui.shop import HOURS, key, make_shop
 
 
+@dataclass(frozen=True)
+class Shop:
+    """The project and the folder of its pipeline."""
+
+    project: Project
+    folder: Path
+
+
 @pytest.fixture
-def shop(installation: Path, tmp_path: Path) -> Project:
-    root = tmp_path / "shop"
-    make_shop(root)
-    return Project.load(root)
+def shop(installation: Path, tmp_path: Path) -> Shop:
+    folder = make_shop(tmp_path / "shop", f"shop_of_{tmp_path.name}")
+    return Shop(Project.load(tmp_path / "shop"), folder)
 
 
 def specs(project: Project) -> dict[str, dg.AssetSpec]:
@@ -22,19 +32,19 @@ def specs(project: Project) -> dict[str, dg.AssetSpec]:
     return {"/".join(spec.key.path[1:]): spec for spec in found}
 
 
-def test_every_asset_leads_to_its_code(shop: Project) -> None:
+def test_every_asset_leads_to_its_code(shop: Shop) -> None:
     """Also in a copied project: the links are made from where the files lie now."""
-    for name, spec in specs(shop).items():
+    for name, spec in specs(shop.project).items():
         references = spec.metadata["dagster/code_references"].code_references
         files = [Path(each.file_path) for each in references]
         assert all(file.is_file() for file in files), name
-        assert shop.root / "ui_shop" / "defs" / "shop" / "defs.yaml" in files, name
+        assert shop.folder / "defs.yaml" in files, name
         if name != "landed_events":  # which no code computes
             assert any(file.name == "assets.py" for file in files), name
-    features = specs(shop)["event_features"].metadata["dagster/code_references"].code_references
-    assert shop.root / "ui_shop" / "defs" / "shop" / "features.sql" in [
-        Path(each.file_path) for each in features
-    ]
+    features = (
+        specs(shop.project)["event_features"].metadata["dagster/code_references"].code_references
+    )
+    assert shop.folder / "features.sql" in [Path(each.file_path) for each in features]
 
 
 def test_assets_can_be_late_while_the_stream_goes_on(
@@ -52,15 +62,17 @@ def test_assets_can_be_late_while_the_stream_goes_on(
     }  # fmt: skip
 
 
-def test_the_newest_materialization_carries_columns_and_lineage(shop: Project) -> None:
+def test_the_newest_materialization_carries_columns_and_lineage(shop: Shop) -> None:
     """And only it: on each of a year of hours they would be most of what Dagster stores."""
+    stores = storage_resources(shop.project.installation)  # a process makes them once by itself
+    definitions = build_defs(shop.project.pipeline("shop"), stores)
     with dg.DagsterInstance.ephemeral() as instance:
         tags = {
             "dagster/asset_partition_range_start": key(0),
             "dagster/asset_partition_range_end": key(HOURS - 1),
         }
         for job in ("ingest", "build"):
-            done = shop.definitions.resolve_job_def(f"shop_{job}_job").execute_in_process(
+            done = definitions.resolve_job_def(f"shop_{job}_job").execute_in_process(
                 instance=instance, tags={} if job == "ingest" else tags
             )
             assert done.success
