@@ -17,6 +17,7 @@ from ml_patterns.branching.policy import Policy
 from ml_patterns.branching.settings import NotificationsSettings
 from ml_patterns.circuit_breaker.settings import PredictionsSettings
 from ml_patterns.fan_out.settings import TrainingSettings
+from ml_patterns.landing.settings import SourceSettings
 from ml_patterns.retry.settings import ExternalSettings, PagesSettings, RetrySettings
 from ml_patterns.serving.settings import ServerSettings
 from ml_patterns_tests.docs.tree import PROJECT
@@ -31,6 +32,7 @@ BLOCKS: dict[str, dict[str, type[BaseModel]]] = {
     },
     "circuit-breaker": {"predictions.": PredictionsSettings},
     "serving": {"": ServerSettings},
+    "bring-your-own-events": {"source.": SourceSettings},
 }
 _HEAD = "| setting | default | |\n|---|---|---|\n"
 _MIB = 2**20
