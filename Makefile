@@ -27,7 +27,7 @@ audit: $(BIN)/.ready
 	$(BIN)/python scripts/audit.py requirements.lock
 
 bench: $(BIN)/.ready
-	for name in incremental fan_out branching resilience serving; do \
+	for name in incremental fan_out branching resilience serving cold_start; do \
 		$(BIN)/python -m benchmarks.$$name || exit 1; \
 	done
 
