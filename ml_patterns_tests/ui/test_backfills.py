@@ -1,5 +1,6 @@
 """Partitions and backfills, clicked through as a person would, with nothing in between faked."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,13 @@ from ml_patterns_tests.ui.shop import HOURS, ORDERS_PER_HOUR, REGIONS, key, land
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("ML_PATTERNS_UI_TESTS") != "on",
+        reason="clicks through Dagster's own UI; set ML_PATTERNS_UI_TESTS=on to run it",
+    ),
+]
 
 BACKFILL = """
 query($id: String!) {
