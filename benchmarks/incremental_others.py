@@ -3,7 +3,8 @@
 `python -m benchmarks.incremental_others --sqlmesh PATH/TO/sqlmesh --dbt PATH/TO/dbt --json PATH`:
 all three sum up the same landed Parquet files per hour and region, on DuckDB. A day is loaded
 first; then hours land one by one, and after each the three commands run in turn, whole processes,
-start included. Their usage statistics are off. The three tables are compared at the end.
+start included. Their usage statistics are off. The three tables are compared at the end. Beside
+them, the floor of whatever is recorded by Dagster: a process that records two runs of nothing.
 
 Each of the others goes into an environment of its own (their dependencies disagree):
 `python -m venv sqlmesh && sqlmesh/bin/pip install sqlmesh`,
@@ -16,6 +17,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -86,6 +88,25 @@ FROM {{{{ source('landed', 'events') }}}}
 GROUP BY 1, region
 """
 
+NOTHING_TWICE = """\
+import dagster as dg
+
+@dg.op
+def nothing():
+    pass
+
+@dg.job
+def empty():
+    nothing()
+
+with dg.DagsterInstance.get() as instance:
+    for _ in range(2):
+        empty.execute_in_process(
+            instance=instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+"""
+
 
 @dataclass
 class Tool:
@@ -125,8 +146,8 @@ class Tool:
         """Processes the hour that has just landed."""
         raise NotImplementedError
 
-    def rows(self) -> list[tuple[object, ...]]:
-        """Its result."""
+    def rows(self) -> list[tuple[object, ...]] | None:
+        """Its result; None: it makes none."""
         with duckdb.connect(str(self.folder / "warehouse.duckdb"), read_only=True) as connection:
             return connection.execute(
                 f"SELECT partition_start, region, events, amount, labelled, positives "
@@ -145,6 +166,17 @@ class Ours(Tool):
         return self.call(
             *command()[1:], environment={key: str(self.folder / p) for key, p in places.items()}
         )
+
+
+class DagsterAlone(Tool):
+    """Two recorded runs that do nothing: registration and computation are such a pair."""
+
+    def hour(self, start: datetime) -> float:
+        home = {"DAGSTER_HOME": str(self.folder)}
+        return self.call("-c", NOTHING_TWICE, environment=home)
+
+    def rows(self) -> None:
+        """It has none."""
 
 
 class SQLMesh(Tool):
@@ -179,7 +211,9 @@ def tools(folder: Path, stage: Stage, sqlmesh: str | None, dbt: str | None) -> l
     write_project(stage.landed.parent, stage)
     dagster = f"Dagster {importlib.metadata.version('dagster')}"
     ours = Ours(stage.landed.parent, command()[0], "bench.event_aggregates", dagster)
-    found: list[Tool] = [ours]
+    home = folder / "dagster_alone"
+    home.mkdir()
+    found: list[Tool] = [ours, DagsterAlone(home, sys.executable, "", dagster)]
     if sqlmesh:
         place = folder / "sqlmesh"
         write(place / "config.yaml", SQLMESH_CONFIG.format(**values))
@@ -227,7 +261,7 @@ def compare(
         stage.land(hour, rows)
         for tool in chosen:
             tool.seconds.append(tool.hour(START + hour * HOUR))
-    results = [tool.rows() for tool in chosen]
+    results = [rows for tool in chosen if (rows := tool.rows()) is not None]
     ours = statistics.median(chosen[0].seconds[1:])
     return {
         "history_hours": HISTORY,

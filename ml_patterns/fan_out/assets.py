@@ -104,8 +104,9 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
         artifacts: ArtifactsResource,
     ) -> Iterator[Event]:
         registry = Registry(operational.engine())
-        retired = retired_among(registry.engine, settings.name, context.partition_keys)
-        regions = [region for region in context.partition_keys if region not in retired]
+        asked = list(context.partition_keys)  # each look asks Dagster's database for each region
+        retired = retired_among(registry.engine, settings.name, asked)
+        regions = [region for region in asked if region not in retired]
         for region in retired:
             context.log.info(f"{region}: retired; its champion and its history stay")
         if not regions:
@@ -121,7 +122,7 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
             raise dg.Failure(str(error), allow_retries=False) from error
         fleet = Fleet(registry, artifacts.root)
         ends, kept = [], []
-        is_followed = others_selected(context)
+        is_followed, draw = others_selected(context), len(asked) <= _PICTURES_UP_TO
         with closing(
             fleet.train(batch, force=config.force, data_checks=checks, work=work)
         ) as results:
@@ -129,10 +130,10 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
                 if is_followed:
                     kept.append(result)
                 else:
-                    yield from _report(context, settings, key, result)
+                    yield from _report(context, settings, key, result, draw=draw)
                 ends.append(_End.of(result))
         if kept:
-            yield from _report_with_output(context, settings, key, kept)
+            yield from _report_with_output(context, settings, key, kept, asked, draw=draw)
         counts = Counter(end.status for end in ends)
         context.log.info(", ".join(f"{count} {status}" for status, count in counts.items()))
         yield dg.Output(None, output_name=spec.get_python_identifier())
@@ -234,9 +235,11 @@ def _report(
     settings: PipelineSettings,
     key: dg.AssetKey,
     result: RegionResult,
+    *,
+    draw: bool,
 ) -> Iterator[Event]:
     """A region's own materialization and check evaluation; without a new model, an observation."""
-    region, metadata = result.region, _metadata(result) | _pictures(context, result)
+    region, metadata = result.region, _metadata(result, draw=draw)
     if not result.has_model:
         context.log.warning(f"{region}: {result.status}; {result.reason}")
         yield dg.AssetObservation(key, partition=region, metadata=metadata)
@@ -252,24 +255,26 @@ def _report_with_output(
     settings: PipelineSettings,
     key: dg.AssetKey,
     results: Sequence[RegionResult],
+    asked: Sequence[str],
+    *,
+    draw: bool,
 ) -> Iterator[Event]:
     """Lets what is selected after this asset run, too: Dagster skips it unless there is an output.
 
     An output says that every region of the run has a model, so it is given only when that is true.
     """
     without = {result.region for result in results if not result.has_model}
-    without |= set(context.partition_keys) - {result.region for result in results}
+    without |= set(asked) - {result.region for result in results}
     if without:
         context.log.warning(
             f"no new model of {', '.join(sorted(without))}: what else this run was to materialize "
             "is skipped; materialize it in a run of its own"
         )
         for result in results:
-            yield from _report(context, settings, key, result)
+            yield from _report(context, settings, key, result, draw=draw)
         return
     for result in results:
-        metadata = _metadata(result) | _pictures(context, result)
-        context.add_asset_metadata(metadata, partition_key=result.region)
+        context.add_asset_metadata(_metadata(result, draw=draw), partition_key=result.region)
     yield dg.MaterializeResult()
     for result in results:
         if result.judgement:
@@ -277,9 +282,9 @@ def _report_with_output(
             yield gate_evaluation(settings, result.region, result.judgement, target)
 
 
-def _pictures(context: dg.AssetExecutionContext, result: RegionResult) -> dict[str, Any]:
-    """The model drawn, unless the run trains too many to look at."""
-    if result.card is None or len(context.partition_keys) > _PICTURES_UP_TO:
+def _pictures(result: RegionResult) -> dict[str, Any]:
+    """The model drawn."""
+    if result.card is None:
         return {}
     evidence = result.judgement.evidence if result.judgement else None
     answers = (evidence.labels, evidence.probabilities) if evidence else None
@@ -288,8 +293,12 @@ def _pictures(context: dg.AssetExecutionContext, result: RegionResult) -> dict[s
     return {name: dg.MetadataValue.md(as_markdown(svg, name)) for name, svg in pictures.items()}
 
 
-def _metadata(result: RegionResult) -> dict[str, Any]:
-    """What is worth reading and plotting about a region."""
+def _metadata(result: RegionResult, *, draw: bool) -> dict[str, Any]:
+    """What is worth reading and plotting about a region.
+
+    Args:
+        draw: pictures, too; a run that trains many would fill Dagster's event log with them.
+    """
     metadata: dict[str, Any] = {
         "status": result.status,
         "reason": result.reason,
@@ -317,7 +326,7 @@ def _metadata(result: RegionResult) -> dict[str, Any]:
     if result.work:
         metadata["seconds"] = round(result.work.seconds, 3)
         metadata["worker_peak_mb"] = round(result.work.peak_mb)
-    return metadata
+    return metadata | (_pictures(result) if draw else {})
 
 
 @dataclass(frozen=True, order=True)
