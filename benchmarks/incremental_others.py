@@ -261,7 +261,7 @@ def compare(
         stage.land(hour, rows)
         for tool in chosen:
             tool.seconds.append(tool.hour(START + hour * HOUR))
-    results = [rows for tool in chosen if (rows := tool.rows()) is not None]
+    results = [result for tool in chosen if (result := tool.rows()) is not None]
     ours = statistics.median(chosen[0].seconds[1:])
     return {
         "history_hours": HISTORY,
