@@ -43,7 +43,12 @@ TOPICS = (
         frozenset({"dead letter"}),
         "No row lies in the dead letter that nobody replayed or acknowledged.",
     ),
-    Topic("nothing_is_due", "event_features", frozenset({"due"}), "Every partition is up to date."),
+    Topic(
+        "nothing_is_due",
+        "event_features",
+        frozenset({"due", "too big"}),
+        "Every partition is up to date, or can be brought there in one run.",
+    ),
     Topic(
         "no_review_waits",
         "regional_model",
@@ -84,7 +89,7 @@ def build_checks(settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
         name=f"{settings.name}_overview",
         specs=_specs(settings),
         can_subset=True,
-        description="Asks every room once what is late, failing, waiting or degraded.",
+        description="Asks every room once what is late, failing, waiting, degraded or too big.",
     )
     def overview(
         context: dg.AssetCheckExecutionContext,

@@ -1,7 +1,7 @@
 """What an operator has to know of a pipeline, and the next command to type.
 
-Belongs here: asking every room for what is late, failing, waiting or degraded. Does not: printing
-(`commands/status.py`), changing anything.
+Belongs here: asking every room for what is late, failing, waiting, degraded or too big. Does not:
+printing (`commands/status.py`), changing anything.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from ml_patterns.base import Clock, utc_now
 from ml_patterns.circuit_breaker import control
 from ml_patterns.circuit_breaker.degraded import degraded
+from ml_patterns.errors import UserError
 from ml_patterns.incremental import ledger
+from ml_patterns.incremental.cost import check_budget
 from ml_patterns.incremental.plan import LAYERS, plan
 from ml_patterns.registry.outbox import notifications
 from ml_patterns.registry.regions import known_regions
@@ -104,6 +106,10 @@ def _of_the_ledger(connection: Any, settings: PipelineSettings, now: datetime) -
                 f"{len(due)} partitions of {layer} are due, the oldest {due[0].partition}",
                 f"ml-patterns plan {name}",
             )
+        try:
+            check_budget(connection, settings, layer, [each.partition for each in due])
+        except UserError as too_big:
+            yield Finding("too big", str(too_big), f"ml-patterns plan {name}")
     late = connection.execute(
         f"SELECT coalesce(sum(rows), 0) FROM {quoted(name)}.dead_letter WHERE class = 'too_late'"
     ).fetchall()[0][0]

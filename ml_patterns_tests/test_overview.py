@@ -67,9 +67,23 @@ def test_each_finding_fails_the_check_at_its_asset(project: Project) -> None:
     engine.dispose()
 
 
+def test_what_no_run_would_start_on_is_too_big(project: Project) -> None:
+    """The budget stops a run before it starts; an operator hears of it without trying."""
+    run(project, "shop_ingest_job")
+    settings, engine = project.pipeline("shop"), engine_for(project.installation.state_url)
+    warehouse = Warehouse(project.installation.warehouse)
+    assert "too big" not in {each.subject for each in status(settings, warehouse, engine).findings}
+    events = settings.events.model_copy(update={"max_rows_per_run": 1})
+    said = status(settings.model_copy(update={"events": events}), warehouse, engine)
+    (too_big, *_) = [each for each in said.findings if each.subject == "too big"]
+    assert "more than events.max_rows_per_run 1" in too_big.sentence
+    assert too_big.command == "ml-patterns plan shop"
+    engine.dispose()
+
+
 def test_a_finding_of_a_new_kind_is_not_lost() -> None:
     """Who adds a subject to the status and no topic for it still sees it in the UI."""
-    new = Finding("too big", "the warehouse has 2 TB")
+    new = Finding("too loud", "the machine hums")
     assert [t.name for t in TOPICS if concerns(new, t)] == ["nothing_else_wants_attention"]
     for topic in TOPICS:
         for subject in topic.subjects:
