@@ -8,7 +8,9 @@ the UI. `make dev` sets ML_PATTERNS_AUTOMATION=on, so that everything runs.
 """
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -61,6 +63,27 @@ def sensor_interval(seconds: int) -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise SettingsError(f"{PACE} is {asked!r}; write a whole number of seconds, or unset it")
     return min(seconds, int(asked))
+
+
+def pipeline_sensor(
+    pipeline: str, name: str, *, seconds: int, description: str, job: str | None = None
+) -> Callable[[Callable[..., Any]], dg.SensorDefinition]:
+    """Decorates the sensor `<pipeline>_<name>_sensor`, with the switch and the pace of all.
+
+    Args:
+        seconds: its own interval between two looks.
+        job: it requests runs of `<pipeline>_<job>_job`; None: it requests none.
+
+    Raises:
+        SettingsError: PACE is not a whole number of seconds.
+    """
+    return dg.sensor(
+        name=f"{pipeline}_{name}_sensor",
+        default_status=sensor_status(),
+        job_name=f"{pipeline}_{job}_job" if job else None,
+        minimum_interval_seconds=sensor_interval(seconds),
+        description=description,
+    )
 
 
 def under_way(instance: dg.DagsterInstance, pipeline: str, *steps: str) -> str | None:

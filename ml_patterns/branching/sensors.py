@@ -8,7 +8,7 @@ import hashlib
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.branching.channels.configured import configured_channels
 from ml_patterns.branching.channels.passing import tell
@@ -24,11 +24,11 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
     """The sensors of this room."""
     op = f"{settings.name}__deployed_model"
 
-    @dg.sensor(
-        name=f"{settings.name}_deployment_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_deployment_job",
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "deployment",
+        job="deployment",
+        seconds=30,
         description="Deploys exactly the regions that passed or that a reviewer approved, in one "
         "run.",
     )
@@ -51,10 +51,10 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
             run_config={"ops": {op: {"config": {"regions": regions}}}},
         )
 
-    @dg.sensor(
-        name=f"{settings.name}_outbox_sensor",
-        default_status=sensor_status(),
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "outbox",
+        seconds=30,
         description="Sends pending notifications again, reminds of reviews and expires them.",
     )
     def outbox_sensor(

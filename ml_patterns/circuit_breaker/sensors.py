@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import contiguous, degraded, to_heal
@@ -39,11 +39,11 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 def _predictions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     unit = Grain(settings.events.grain)
 
-    @dg.sensor(
-        name=f"{settings.name}_predictions_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_predictions_job",
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "predictions",
+        job="predictions",
+        seconds=30,
         description=(
             "Requests the newest partitions (predictions.horizon) that hold events nobody "
             "answered for, once a region has a champion."
@@ -82,11 +82,11 @@ def _predictions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
 def _quality_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     days = Grain("day")
 
-    @dg.sensor(
-        name=f"{settings.name}_quality_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_quality_job",
-        minimum_interval_seconds=sensor_interval(300),
+    @pipeline_sensor(
+        settings.name,
+        "quality",
+        job="quality",
+        seconds=300,
         description="Requests the days whose answers can be judged by labels that came since.",
     )
     def quality_sensor(
@@ -117,11 +117,11 @@ def _quality_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
 def _healing_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     partitions = time_partitions(settings)
 
-    @dg.sensor(
-        name=f"{settings.name}_healing_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_predictions_job",
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "healing",
+        job="predictions",
+        seconds=30,
         description=(
             "Requests exactly the partitions that were served degraded, once the circuit is "
             "closed; one of them alone when a probe is due."
@@ -165,11 +165,11 @@ def _healing_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
 def _poor_quality_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     threshold = settings.gate.review_at
 
-    @dg.sensor(
-        name=f"{settings.name}_poor_quality_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_training_job",
-        minimum_interval_seconds=sensor_interval(300),
+    @pipeline_sensor(
+        settings.name,
+        "poor_quality",
+        job="training",
+        seconds=300,
         description=(
             "Requests the training of regions whose live accuracy is not proven to reach the "
             f"review threshold {threshold:g}, once per champion and newly judged day."

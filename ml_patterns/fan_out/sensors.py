@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.fan_out.batch import batches
 from ml_patterns.fan_out.movement import movement
@@ -28,11 +28,11 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 def _moved_features_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     pipeline, asked = settings.name, settings.training.retrain_share
 
-    @dg.sensor(
-        name=f"{pipeline}_moved_features_sensor",
-        default_status=sensor_status(),
-        job_name=f"{pipeline}_training_job",
-        minimum_interval_seconds=sensor_interval(60),
+    @pipeline_sensor(
+        pipeline,
+        "moved_features",
+        job="training",
+        seconds=60,
         description=(
             f"Trains the fleet when {asked:.0%} of its feature rows or more were rebuilt since it "
             "was last trained (training.retrain_share); regions in which nothing changed are "
@@ -76,11 +76,11 @@ def _moved_features_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
 def _leaderboard_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     pipeline = settings.name
 
-    @dg.sensor(
-        name=f"{pipeline}_leaderboard_sensor",
-        default_status=sensor_status(),
-        job_name=f"{pipeline}_leaderboard_job",
-        minimum_interval_seconds=sensor_interval(60),
+    @pipeline_sensor(
+        pipeline,
+        "leaderboard",
+        job="leaderboard",
+        seconds=60,
         description="Ranks the fleet anew when a version was judged, deployed, reviewed or rolled "
         "back, or a training gave a region no model.",
     )

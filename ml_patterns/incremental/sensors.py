@@ -8,7 +8,7 @@ import hashlib
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.incremental import files, ledger, plan
 from ml_patterns.incremental.assets import report_again
@@ -24,11 +24,11 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 
 
 def _files_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=f"{settings.name}_files_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_ingest_job",
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "files",
+        job="ingest",
+        seconds=30,
         description="Requests the registration of files that are new or changed; of all of them "
         "again, once an hour, after a registration that failed.",
     )
@@ -55,11 +55,11 @@ def _ended_badly(instance: dg.DagsterInstance, settings: PipelineSettings) -> bo
 
 
 def _due_partitions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=f"{settings.name}_due_partitions_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_build_job",
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "due_partitions",
+        job="build",
+        seconds=30,
         description="Requests exactly the partitions that `ml-patterns plan` shows as due.",
     )
     def due_partitions_sensor(

@@ -5,7 +5,7 @@ Belongs here: a thin shell that asks the core and requests runs. Does not: landi
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.landing.land import waits
 from ml_patterns.settings import PipelineSettings
@@ -17,11 +17,11 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
         return []
     told, seconds = settings.source.told, int(settings.source.every.total_seconds())
 
-    @dg.sensor(
-        name=f"{settings.name}_database_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_land_job",
-        minimum_interval_seconds=sensor_interval(max(seconds, 1)),
+    @pipeline_sensor(
+        settings.name,
+        "database",
+        job="land",
+        seconds=max(seconds, 1),
         description=f"Requests a landing when {told} holds rows that have not landed; again, once "
         "an hour, after one that failed.",
     )

@@ -13,7 +13,7 @@ from itertools import chain
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status
+from ml_patterns.automation import pipeline_sensor
 from ml_patterns.base import utc_now
 from ml_patterns.jobs import build_jobs
 from ml_patterns.maintenance.alerts import FailedRun, report_failed_run
@@ -29,10 +29,10 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
     """The sensor that reports the pipeline's failed runs, whoever started them."""
     jobs = {job.name for job in build_jobs(settings)}
 
-    @dg.sensor(
-        name=f"{settings.name}_run_failure_sensor",
-        default_status=sensor_status(),
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "run_failure",
+        seconds=30,
         description="Tells the team of every run of this pipeline that failed, at least once.",
     )
     def run_failure_sensor(

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from ml_patterns.automation import sensor_interval, sensor_status, under_way
+from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.incremental import plan
 from ml_patterns.incremental.grain import Grain, contiguous, naive
@@ -25,11 +25,11 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
 
 
 def _external_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=f"{settings.name}_external_sensor",
-        default_status=sensor_status(),
-        job_name=f"{settings.name}_external_job",
-        minimum_interval_seconds=sensor_interval(30),
+    @pipeline_sensor(
+        settings.name,
+        "external",
+        job="external",
+        seconds=30,
         description="Asks the HTTP APIs for the days that have events and no answer yet; for a day "
         "that was not answered again, once an hour.",
     )

@@ -12,29 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ml_patterns_tests.projects import write_project
+
 START = date(2025, 1, 6)
 REGIONS = ("north", "south", "west")
 ORDERS = 120
 """Per region and day."""
-
-PYPROJECT = """\
-[tool.dg]
-directory_type = "project"
-
-[tool.dg.project]
-root_module = "shop_project"
-"""
-
-DEFINITIONS = """\
-from pathlib import Path
-
-import dagster as dg
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
-"""
 
 DEFS = """\
 type: ml_patterns.EventModelPipeline
@@ -98,16 +81,9 @@ class Shop:
     @classmethod
     def build(cls, root: Path) -> "Shop":
         """Writes the project; nothing has landed yet."""
-        package = root / "shop_project"
-        pipeline = package / "defs" / "shop"
-        pipeline.mkdir(parents=True)
-        (root / "landing").mkdir()
-        (root / "pyproject.toml").write_text(PYPROJECT)
-        (package / "__init__.py").touch()
-        (package / "definitions.py").write_text(DEFINITIONS)
-        (pipeline / "defs.yaml").write_text(DEFS)
-        (pipeline / "aggregates.sql").write_text(AGGREGATES)
-        (pipeline / "features.sql").write_text(FEATURES)
+        write_project(
+            root, "shop_project", "shop", defs=DEFS, aggregates=AGGREGATES, features=FEATURES
+        )
         return cls(root)
 
     def land(self, day: int, *more: pd.DataFrame) -> None:

@@ -9,29 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ml_patterns_tests.projects import write_project
+
 HOURS = 24
 REGIONS = ("north", "south")
 ORDERS_PER_HOUR = 20
 START = datetime(2026, 6, 1, tzinfo=UTC)
-
-PYPROJECT = """\
-[tool.dg]
-directory_type = "project"
-
-[tool.dg.project]
-root_module = "{module}"
-"""
-
-DEFINITIONS = """\
-from pathlib import Path
-
-import dagster as dg
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
-"""
 
 DEFS = """\
 type: ml_patterns.EventModelPipeline
@@ -93,15 +76,9 @@ def make_shop(root: Path, module: str) -> Path:
     Returns:
         The folder of its pipeline.
     """
-    folder = root / module / "defs" / "shop"
-    folder.mkdir(parents=True)
-    (root / "landing").mkdir()
-    (root / "pyproject.toml").write_text(PYPROJECT.format(module=module))
-    (root / module / "__init__.py").touch()
-    (root / module / "definitions.py").write_text(DEFINITIONS)
-    (folder / "defs.yaml").write_text(DEFS)
-    (folder / "aggregates.sql").write_text(AGGREGATES)
-    (folder / "features.sql").write_text(FEATURES)
+    folder = write_project(
+        root, module, "shop", defs=DEFS, aggregates=AGGREGATES, features=FEATURES
+    )
     random = np.random.default_rng(4)
     for hour in range(HOURS):
         rows = [
