@@ -6,13 +6,14 @@ pip-audit is real; the advisories are a server on loopback that speaks OSV's pro
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+
+from ml_patterns_tests.loopback import serving
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "audit.py"
 CANARY = "jinja2"
@@ -59,14 +60,9 @@ def advisories() -> Iterator[Advisories]:
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    known.url = f"http://127.0.0.1:{server.server_port}/v1/query"
-    yield known
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as url:
+        known.url = f"{url}/v1/query"
+        yield known
 
 
 @pytest.fixture(scope="module", autouse=True)

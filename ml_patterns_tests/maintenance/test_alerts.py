@@ -1,11 +1,10 @@
 """A failed run is told to the team: at least once, under one key, whoever started it."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +19,7 @@ from ml_patterns.registry.outbox import notifications
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.resources import OperationalResource
+from ml_patterns_tests.loopback import serving
 
 
 @pytest.fixture
@@ -141,14 +141,8 @@ def webhook() -> Iterator[Webhook]:
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    hook.url = f"http://127.0.0.1:{server.server_port}"
-    yield hook
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as hook.url:
+        yield hook
 
 
 def test_the_webhook_gets_it_until_it_takes_it(state: str, webhook: Webhook) -> None:
