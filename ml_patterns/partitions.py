@@ -8,7 +8,6 @@ import dagster as dg
 
 from ml_patterns.settings import PipelineSettings
 
-HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 DAY_FORMAT = "%Y-%m-%d"
 
 

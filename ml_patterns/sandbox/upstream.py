@@ -9,6 +9,7 @@ weather API speaks the daily format of Open-Meteo's archive (https://open-meteo.
 
 import argparse
 import json
+import signal
 import socket
 import struct
 import threading
@@ -247,6 +248,8 @@ def main() -> None:
     parser.add_argument("--script", type=Path, help="JSON list of steps")
     options = parser.parse_args()
     script = json.loads(options.script.read_text()) if options.script else []
+    # A shell that starts it in the background has it ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with serve_upstream(script, options.port) as upstream, suppress(KeyboardInterrupt):
         print(upstream.url, flush=True)
         threading.Event().wait()
