@@ -2,9 +2,11 @@
 
 `python -m benchmarks.incremental_others --sqlmesh PATH/TO/sqlmesh --dbt PATH/TO/dbt --json PATH`:
 all three sum up the same landed Parquet files per hour and region, on DuckDB. A day is loaded
-first; then hours land one by one, and after each the three commands run in turn, whole processes,
-start included. Their usage statistics are off. The three tables are compared at the end. Beside
-them, the floor of whatever is recorded by Dagster: a process that records two runs of nothing.
+first; then hours land one by one, and after each the three commands run in turn: whole processes,
+start included, each begun when nothing is left to write to the disk. Their usage statistics are
+off. The three tables are compared at the end. Beside them, the floor of whatever is recorded by
+Dagster: a process that records two runs of nothing. A shared machine disturbs processor seconds
+least.
 
 Each of the others goes into an environment of its own (their dependencies disagree):
 `python -m venv sqlmesh && sqlmesh/bin/pip install sqlmesh`,
@@ -15,7 +17,7 @@ import argparse
 import importlib.metadata
 import json
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,17 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.incremental import AGGREGATES, HOUR, START, Stage, command, machine, write_project
+from benchmarks.incremental import (
+    AGGREGATES,
+    HOUR,
+    START,
+    Cost,
+    Stage,
+    command,
+    machine,
+    middle,
+    write_project,
+)
 
 HISTORY = 24
 
@@ -114,18 +126,19 @@ class Tool:
 
     Attributes:
         table: where its result lies in `warehouse.duckdb`.
-        seconds: of each call but the first.
+        costs: of each hour; the first pays for what is made once.
     """
 
     folder: Path
     program: str
     table: str
     version: str = ""
-    seconds: list[float] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
 
-    def call(self, *arguments: str, environment: Mapping[str, str] | None = None) -> float:
-        """Runs a command to its end; the seconds that took."""
-        started = time.perf_counter()
+    def call(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Cost:
+        """Runs a command to its end; what that took. It waits for nothing that others wrote."""
+        os.sync()
+        started, used = time.perf_counter(), children_cpu()
         done = subprocess.run(
             [self.program, *arguments],
             cwd=self.folder,
@@ -134,15 +147,15 @@ class Tool:
             text=True,
             check=False,
         )
-        seconds = time.perf_counter() - started
+        cost = Cost(time.perf_counter() - started, children_cpu() - used)
         if done.returncode:
             raise SystemExit(f"{self.program} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        return seconds
+        return cost
 
     def load(self, end: datetime) -> None:
         """Processes everything before an instant."""
 
-    def hour(self, start: datetime) -> float:
+    def hour(self, start: datetime) -> Cost:
         """Processes the hour that has just landed."""
         raise NotImplementedError
 
@@ -161,7 +174,7 @@ class Ours(Tool):
     def load(self, end: datetime) -> None:
         self.hour(end)
 
-    def hour(self, start: datetime) -> float:
+    def hour(self, start: datetime) -> Cost:
         places = {"DAGSTER_HOME": "dagster", "ML_PATTERNS_WAREHOUSE": "warehouse.duckdb"}
         return self.call(
             *command()[1:], environment={key: str(self.folder / p) for key, p in places.items()}
@@ -171,7 +184,7 @@ class Ours(Tool):
 class DagsterAlone(Tool):
     """Two recorded runs that do nothing: registration and computation are such a pair."""
 
-    def hour(self, start: datetime) -> float:
+    def hour(self, start: datetime) -> Cost:
         home = {"DAGSTER_HOME": str(self.folder)}
         return self.call("-c", NOTHING_TWICE, environment=home)
 
@@ -185,7 +198,7 @@ class SQLMesh(Tool):
     def load(self, end: datetime) -> None:
         self.call("plan", "--no-prompts", "--auto-apply", "--execution-time", f"{end}")
 
-    def hour(self, start: datetime) -> float:
+    def hour(self, start: datetime) -> Cost:
         return self.call("run", "--ignore-cron", "--end", f"{start + HOUR}")
 
 
@@ -195,10 +208,10 @@ class Dbt(Tool):
     def load(self, end: datetime) -> None:
         self._run(START, end)
 
-    def hour(self, start: datetime) -> float:
+    def hour(self, start: datetime) -> Cost:
         return self._run(start, start + HOUR)
 
-    def _run(self, start: datetime, end: datetime) -> float:
+    def _run(self, start: datetime, end: datetime) -> Cost:
         return self.call(
             "run", "--quiet", "--event-time-start", f"{start}", "--event-time-end", f"{end}"
         )
@@ -233,6 +246,12 @@ def tools(folder: Path, stage: Stage, sqlmesh: str | None, dbt: str | None) -> l
     return found
 
 
+def children_cpu() -> float:
+    """Processor seconds of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def version_of(program: str, package: str) -> str:
     """The version of a package in the environment of a program."""
     asked = f"import importlib.metadata as m; print(m.version('{package}'))"
@@ -260,9 +279,9 @@ def compare(
     for hour in range(HISTORY, HISTORY + repeats + 1):
         stage.land(hour, rows)
         for tool in chosen:
-            tool.seconds.append(tool.hour(START + hour * HOUR))
+            tool.costs.append(tool.hour(START + hour * HOUR))
     results = [result for tool in chosen if (result := tool.rows()) is not None]
-    ours = statistics.median(chosen[0].seconds[1:])
+    ours, *_ = medians = [middle(tool.costs[1:]) for tool in chosen]
     return {
         "history_hours": HISTORY,
         "events_per_hour": rows,
@@ -271,11 +290,13 @@ def compare(
         **{
             type(tool).__name__.lower(): {
                 "version": tool.version,
-                "whole_s": round(statistics.median(tool.seconds[1:]), 3),
-                "runs_s": [round(one, 3) for one in tool.seconds[1:]],
-                "to_ours": round(statistics.median(tool.seconds[1:]) / ours, 2),
+                "whole_s": round(median.seconds, 3),
+                "cpu_s": round(median.cpu, 3),
+                "runs_s": [round(one.seconds, 3) for one in tool.costs[1:]],
+                "to_ours": round(median.seconds / ours.seconds, 2),
+                "cpu_to_ours": round(median.cpu / ours.cpu, 2),
             }
-            for tool in chosen
+            for tool, median in zip(chosen, medians, strict=True)
         },
     }
 

@@ -16,21 +16,23 @@ import dagster as dg
 
 from ml_patterns.base import utc_now
 from ml_patterns.branching.deploy import deployable
-from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import degraded, to_heal
 from ml_patterns.circuit_breaker.due import unjudged_days, unpredicted_partitions
-from ml_patterns.circuit_breaker.store import OperationalStore
-from ml_patterns.fan_out.batch import batches
+from ml_patterns.circuit_breaker.store import OperationalStore, breaker_name
+from ml_patterns.fan_out.runs import batches
 from ml_patterns.incremental import ledger, plan
+from ml_patterns.incremental.dead_letter import removed_files
 from ml_patterns.incremental.grain import Grain, contiguous, naive
+from ml_patterns.incremental.reporting import report_again
 from ml_patterns.incremental.sensors import only_due
 from ml_patterns.installation import Installation
-from ml_patterns.partitions import DAY_FORMAT, range_tags, region_partitions
+from ml_patterns.partitions import DAY_FORMAT, range_tags, region_partitions, trained_regions
 from ml_patterns.registry.records import DecisionRecord
 from ml_patterns.registry.regions import known_regions
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.operational import engine_for
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns.storage.warehouse import Warehouse
 
 STEPS = (
@@ -87,6 +89,10 @@ class CatchUp:
         self._warehouse = Warehouse(installation.warehouse)
         self._engine = engine_for(installation.state_url)
         self._model_url = installation.model_url
+        self._resources = (
+            WarehouseResource(database=str(installation.warehouse)),
+            OperationalResource(url=installation.state_url),
+        )
         self._grain = Grain(settings.events.grain)
 
     def run(
@@ -131,14 +137,17 @@ class CatchUp:
         with self._warehouse.connect() as connection:
             if not ledger.exists(connection, self._settings.name):
                 return outcome
-            bad = ledger.unreadable_files(connection, self._settings.name)
-        return replace(outcome, notes=tuple(file.error for file in bad))
+            bad = [file.error for file in ledger.unreadable_files(connection, self._settings.name)]
+            bad += removed_files(connection, self._settings)
+        return replace(outcome, notes=tuple(bad))
 
     def _build(self, layer: plan.Layer, listen: Listener) -> StepOutcome:
         with self._warehouse.connect() as connection:
             due = [d.partition for d in plan.plan(connection, self._settings, layer, utc_now())]
         listen(layer, len(due))
         if not due:
+            # What a killed run committed and did not tell, a run of this layer would tell.
+            report_again(self._instance, self._settings, layer, *self._resources)
             return StepOutcome(layer)
         return self._execute(
             layer,
@@ -168,9 +177,7 @@ class CatchUp:
         return _together("external", outcomes)
 
     def _training(self, listen: Listener) -> StepOutcome:
-        regions = self._instance.get_dynamic_partitions(
-            region_partitions(self._settings).name or ""
-        )
+        regions = trained_regions(self._instance, self._settings, self._engine)
         listen("training", len(regions))
         if not regions:
             return StepOutcome("training")

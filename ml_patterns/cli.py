@@ -20,6 +20,7 @@ from ml_patterns.commands import (
     load,
     maintenance,
     print_rows,
+    regions,
     reviews,
     status,
 )
@@ -118,5 +119,7 @@ def dev(
     raise typer.Exit(run_dev(project_root(), port, host))
 
 
-for room in (init, landing, status, incremental, branching, reviews, circuit_breaker, maintenance):
+for room in (
+    init, landing, status, incremental, regions, branching, reviews, circuit_breaker, maintenance,
+):  # fmt: skip
     room.register(app)

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ml_patterns.automation import SWITCH
+from ml_patterns.collecting import collect_from_now_on
 from ml_patterns.demo.stage import PIPELINE, ModelServer, Stage
 from ml_patterns.errors import SettingsError
 from ml_patterns.project import dagster_home
@@ -27,6 +28,7 @@ def run_dev(project: Path, port: int, host: str) -> int:
     Returns:
         Dagster's exit code.
     """
+    collect_from_now_on()
     stage = Stage(project / "data" / "demo")
     with ExitStack() as stack:
         if (stage.folder / "warehouse.duckdb").exists():

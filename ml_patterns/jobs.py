@@ -11,15 +11,15 @@ import dagster as dg
 
 from ml_patterns.automation import schedule_status
 from ml_patterns.branching.jobs import build_jobs as build_review_jobs
-from ml_patterns.fan_out.batch import batches
-from ml_patterns.fan_out.steps import model_pictures_job
+from ml_patterns.fan_out.jobs import model_pictures_job
+from ml_patterns.fan_out.runs import batches
 from ml_patterns.incremental.checks import daily_checks
 from ml_patterns.incremental.sensors import request_due
 from ml_patterns.maintenance.jobs import prune_job, prune_schedule
 from ml_patterns.overview import overview_checks
-from ml_patterns.partitions import range_tags, region_partitions
+from ml_patterns.partitions import range_tags, trained_regions
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.resources import WarehouseResource
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
 _JOBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "ingest": (("event_files",), "Registers and judges landed files."),
@@ -105,9 +105,9 @@ def _training_schedule(settings: PipelineSettings) -> dg.ScheduleDefinition:
         description="Trains the whole fleet; what has not changed is skipped.",
     )
     def training_schedule(
-        context: dg.ScheduleEvaluationContext,
+        context: dg.ScheduleEvaluationContext, operational: OperationalResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        regions = context.instance.get_dynamic_partitions(region_partitions(settings).name or "")
+        regions = trained_regions(context.instance, settings, operational.engine())
         if not regions:
             return dg.SkipReason("no region is known yet")
         return [
@@ -132,8 +132,10 @@ def _due_partitions_schedule(settings: PipelineSettings) -> dg.ScheduleDefinitio
         description="Requests what is due once an hour; the alternative to the sensor.",
     )
     def due_partitions_schedule(
-        context: dg.ScheduleEvaluationContext, warehouse: WarehouseResource
+        context: dg.ScheduleEvaluationContext,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
     ) -> dg.RunRequest | dg.SkipReason:
-        return request_due(context.instance, settings, warehouse)
+        return request_due(context.instance, settings, warehouse, operational)
 
     return due_partitions_schedule

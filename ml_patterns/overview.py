@@ -34,8 +34,8 @@ TOPICS = (
     Topic(
         "every_file_is_in",
         "event_files",
-        frozenset({"start", "unreadable file"}),
-        "Files were registered, and each of them can be read.",
+        frozenset({"start", "unreadable file", "removed file"}),
+        "Files were registered, and each of them is there and can be read.",
     ),
     Topic(
         "nobody_waits_for_late_rows",

@@ -5,7 +5,9 @@ partition (`incremental/`), which regions exist (`registry/regions.py`).
 """
 
 import dagster as dg
+import sqlalchemy as sa
 
+from ml_patterns.registry.regions import known_regions
 from ml_patterns.settings import PipelineSettings
 
 DAY_FORMAT = "%Y-%m-%d"
@@ -32,6 +34,18 @@ def day_partitions(settings: PipelineSettings) -> dg.TimeWindowPartitionsDefinit
 def region_partitions(settings: PipelineSettings) -> dg.DynamicPartitionsDefinition:
     """The regions found in the data."""
     return dg.DynamicPartitionsDefinition(name=f"{settings.name}_region")
+
+
+def trained_regions(
+    instance: dg.DagsterInstance, settings: PipelineSettings, engine: sa.Engine
+) -> list[str]:
+    """Partition keys of the regions that are not retired, in Dagster's order.
+
+    A retired region's partition stays: its runs, materializations and checks are its history.
+    """
+    known = set(known_regions(engine, settings.name))
+    keys = instance.get_dynamic_partitions(region_partitions(settings).name or "")
+    return [key for key in keys if key in known]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:

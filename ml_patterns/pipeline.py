@@ -28,8 +28,10 @@ from ml_patterns.fan_out import sensors as fan_out_sensors
 from ml_patterns.incremental import assets as incremental_assets
 from ml_patterns.incremental import checks as incremental_checks
 from ml_patterns.incremental import sensors as incremental_sensors
+from ml_patterns.incremental.reporting import announce_regions
 from ml_patterns.incremental.sources import verify_columns
 from ml_patterns.installation import Installation
+from ml_patterns.instance import instance_of_home
 from ml_patterns.jobs import build_jobs, build_schedules
 from ml_patterns.landing import assets as landing_assets
 from ml_patterns.landing import sensors as landing_sensors
@@ -138,9 +140,7 @@ def _announce_regions(settings: PipelineSettings) -> None:
         return
     if url.startswith("sqlite") and not Path(database).exists():
         return
-    incremental_assets.announce_regions(
-        dg.DagsterInstance.get(), settings, OperationalResource(url=url)
-    )
+    announce_regions(instance_of_home(), settings, OperationalResource(url=url))
 
 
 @cache

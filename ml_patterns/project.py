@@ -71,9 +71,13 @@ class Project:
 
     @cached_property
     def definitions(self) -> dg.Definitions:
-        """Everything that Dagster sees of this project."""
+        """Everything under the project's `defs` folder.
+
+        Without the schemas of all component types that are installed, which `build_defs()` adds for
+        the editor of the UI.
+        """
         with _one_sentence():
-            return self.tree.build_defs()
+            return self.tree.build_defs_at_path(self.tree.defs_module_path)
 
     @property
     def installation(self) -> Installation:

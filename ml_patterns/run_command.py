@@ -9,13 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ml_patterns.catch_up import STEPS, CatchUp, StepOutcome
+from ml_patterns.collecting import collect_from_now_on
+from ml_patterns.dagster_internals import event_log_kept_open, mirror_output_by_threads
 from ml_patterns.errors import UserError
+from ml_patterns.instance import instance_of_home
 from ml_patterns.project import Project, dagster_home
 from ml_patterns.registry.records import DecisionRecord
 from ml_patterns.retry.settings import INSIDE_COMMAND
@@ -48,8 +50,10 @@ def run_pipeline(
     os.environ[INSIDE_COMMAND] = "true"
     console = Console(stderr=as_json)
     outcomes, seconds = [], {}
-    with dg.DagsterInstance.get() as instance:
+    instance = instance_of_home()
+    with event_log_kept_open(instance), mirror_output_by_threads():
         runner = CatchUp(project.definitions, settings, project.installation, instance)
+        collect_from_now_on()
         due: dict[str, int] = {}
         started = time.perf_counter()
         for outcome in runner.run(chosen, listen=due.__setitem__):

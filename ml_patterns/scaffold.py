@@ -11,8 +11,6 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 from ml_patterns.errors import MLPatternsError, SettingsError, UserError
-from ml_patterns.onboarding.proposal import Wishes, blank, propose
-from ml_patterns.onboarding.writing import write
 
 
 class ScaffoldParams(BaseModel):
@@ -57,6 +55,9 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
             raise click.ClickException(str(error)) from error
 
     def _scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
+        from ml_patterns.onboarding.proposal import Wishes, blank, propose
+        from ml_patterns.onboarding.writing import write
+
         if request.scaffold_format != "yaml" or request.append:
             raise SettingsError(
                 "a pipeline is a folder with defs.yaml and two SQL files of its own: scaffold it "

@@ -14,13 +14,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ml_patterns"
 ROOMS = ("incremental", "fan_out", "branching", "retry", "circuit_breaker")
-SHELLS = {"assets", "checks", "jobs", "sensors", "steps", "resources"}
+SHELLS = {"assets", "checks", "jobs", "reporting", "sensors", "steps", "resources"}
 """Modules of a room that speak Dagster."""
 
 SHELLS_OF_THE_HOUSE = {
-    "automation", "catch_up", "dagster_internals", "definitions", "dev", "jobs", "overview",
-    "partitions", "pipeline", "project", "run_command", "scaffold", "table_metadata", "whiteboard",
-    "demo.story",
+    "automation", "catch_up", "dagster_internals", "definitions", "dev", "instance", "jobs",
+    "overview", "partitions", "pipeline", "project", "run_command", "scaffold", "table_metadata",
+    "whiteboard", "demo.story",
 }  # fmt: skip
 """Modules above the rooms that speak Dagster."""
 

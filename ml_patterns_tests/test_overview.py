@@ -67,6 +67,17 @@ def test_each_finding_fails_the_check_at_its_asset(project: Project) -> None:
     engine.dispose()
 
 
+def test_a_file_that_went_away_is_asked_about(project: Project) -> None:
+    run(project, "shop_ingest_job")
+    (removed, *_) = sorted(Path(project.pipeline("shop").event_glob).parent.iterdir())
+    removed.unlink()
+    found = look(project)["every_file_is_in"]
+    assert not found.passed
+    assert f"{removed} was read before and is gone; its rows still count" in (
+        found.description or ""
+    )
+
+
 def test_what_no_run_would_start_on_is_too_big(project: Project) -> None:
     """The budget stops a run before it starts; an operator hears of it without trying."""
     run(project, "shop_ingest_job")

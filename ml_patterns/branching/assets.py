@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 
 from ml_patterns.branching.deploy import Deployment, deploy
-from ml_patterns.branching.notify import deliver, webhook_url
 from ml_patterns.errors import ConflictError
 from ml_patterns.partitions import region_partitions
 from ml_patterns.registry.registry import Registry
@@ -51,6 +50,8 @@ def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         operational: OperationalResource,
         artifacts: ArtifactsResource,
     ) -> Iterator[dg.AssetMaterialization]:
+        from ml_patterns.branching.notify import deliver, webhook_url
+
         registry, store = Registry(operational.engine()), artifacts.store()
         failures = []
         for region in config.regions or context.partition_keys:

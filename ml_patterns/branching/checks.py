@@ -4,16 +4,18 @@ Belongs here: the check's specification, and a judgement as its evaluation. Does
 (`gate.py`); running it, which the asset that trains does (`fan_out/assets.py`).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_patterns.branching.evidence import Evidence
-from ml_patterns.branching.gate import Judgement
 from ml_patterns.dagster_internals import AssetCheckEvaluationTargetMaterializationData
 from ml_patterns.partitions import region_partitions
 from ml_patterns.registry.records import Verdict
 from ml_patterns.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    from ml_patterns.branching.evidence import Evidence
+    from ml_patterns.branching.gate import Judgement
 
 CHECK_NAME = "quality_gate"
 
@@ -42,7 +44,7 @@ def quality_gate_spec(settings: PipelineSettings) -> dg.AssetCheckSpec:
 def gate_evaluation(
     settings: PipelineSettings,
     region: str,
-    judgement: Judgement,
+    judgement: "Judgement",
     target: AssetCheckEvaluationTargetMaterializationData | None,
 ) -> dg.AssetCheckEvaluation:
     """A judgement as the check's result: review warns, reject is an error.
@@ -64,7 +66,7 @@ def gate_evaluation(
     )
 
 
-def gate_metadata(judgement: Judgement) -> dict[str, dg.MetadataValue[Any]]:
+def gate_metadata(judgement: "Judgement") -> dict[str, dg.MetadataValue[Any]]:
     """Everything that a person needs to understand the verdict."""
     outcome, policy = judgement.outcome, judgement.decision.policy
     metadata: dict[str, dg.MetadataValue[Any]] = {
@@ -89,7 +91,7 @@ def gate_metadata(judgement: Judgement) -> dict[str, dg.MetadataValue[Any]]:
     return metadata
 
 
-def _metrics_table(evidence: Evidence) -> dg.TableMetadataValue:
+def _metrics_table(evidence: "Evidence") -> dg.TableMetadataValue:
     records = [dg.TableRecord({"measure": "positives", "value": str(evidence.positives)})]
     records += [
         dg.TableRecord({"measure": name, "value": "undefined" if value is None else f"{value:.4f}"})
@@ -98,7 +100,7 @@ def _metrics_table(evidence: Evidence) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(records)
 
 
-def _conditions_table(judgement: Judgement) -> dg.TableMetadataValue:
+def _conditions_table(judgement: "Judgement") -> dg.TableMetadataValue:
     return dg.MetadataValue.table(
         [
             dg.TableRecord(

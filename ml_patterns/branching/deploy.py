@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ml_patterns.branching.policy import Policy
 from ml_patterns.errors import ArtifactError, ConflictError, StaleDecisionError
 from ml_patterns.registry.records import Champion, DecisionRecord, ModelVersion, Verdict
+from ml_patterns.registry.regions import retired_among
 from ml_patterns.registry.registry import Registry
 from ml_patterns.storage.artifacts import ArtifactStore
 
@@ -60,6 +61,8 @@ def deploy(
     if champion is not None and champion.version == version.number:
         sentence = f"{who} already serves, as generation {champion.generation}"
         return Deployment(region, version, decision, champion, False, sentence)
+    if retired_among(registry.engine, pipeline, [region]):
+        return _idle(region, f"{who} is not deployed: the region is retired", version, decision)
     if decision is None:
         return _idle(region, f"{who} was not judged yet", version)
     if version.state != "approved":

@@ -18,7 +18,8 @@ import pandas as pd
 
 from ml_patterns.branching.slices import Slices, slices_of
 from ml_patterns.branching.statistics import Labels, Probabilities, all_metrics, auc
-from ml_patterns.storage.card import Feature, ModelCard, encode
+from ml_patterns.storage.card import Feature, ModelCard
+from ml_patterns.storage.encoding import encode
 from ml_patterns.storage.features import KEY_COLUMNS
 
 _FEWEST_OF_A_CLASS = 10
@@ -250,19 +251,11 @@ def strongest_feature(
     if min(positives, len(labels) - positives) < _FEWEST_OF_A_CLASS or not features:
         return None
     counts = np.ones(len(labels))
-    areas = [float(auc(labels, column, counts)) for column in _missing_lowest(matrix).T]
+    known = np.where(np.isnan(matrix), -np.inf, matrix)
+    areas = [float(auc(labels, column, counts)) for column in known.T]
     areas = [max(area, 1 - area) for area in areas]
     best = int(np.argmax(areas))
     return features[best].name, areas[best]
-
-
-def _missing_lowest(matrix: np.ndarray) -> np.ndarray:
-    """Ranks of each column's values, missing ones below all others."""
-    from scipy.stats import rankdata
-
-    filled = np.where(np.isnan(matrix), -np.inf, matrix)
-    ranks: np.ndarray = rankdata(filled, method="dense", axis=0)
-    return ranks
 
 
 def fingerprint(test: pd.DataFrame) -> str:

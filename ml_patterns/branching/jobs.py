@@ -8,7 +8,6 @@ from enum import StrEnum
 
 import dagster as dg
 
-from ml_patterns.branching import commands
 from ml_patterns.errors import MLPatternsError
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
@@ -38,6 +37,8 @@ def build_jobs(settings: PipelineSettings) -> list[dg.JobDefinition]:
     def answer_review(
         context: dg.OpExecutionContext, config: ReviewConfig, operational: OperationalResource
     ) -> None:
+        from ml_patterns.branching import commands
+
         registry = Registry(operational.engine())
         approve = config.answer is ReviewAnswer.APPROVE
         try:

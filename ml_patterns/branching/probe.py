@@ -1,21 +1,24 @@
 """Whether an artifact works in a process that knows nothing of its training.
 
-Belongs here: loading artifacts in one clean process per batch, reproducing their golden predictions
-there, and what it means if that process dies. Does not: what follows for the version (`decide.py`).
+Belongs here: loading artifacts in a clean process, reproducing their golden predictions there, and
+what it means if that process dies. Does not: what follows for the version (`decide.py`).
 
-`python -m ml_patterns.branching.probe` is that process: a JSON request on standard input, one JSON
-line per artifact on standard output.
+`python -m ml_patterns.branching.probe ROOT` is that process: an address per line on standard input,
+a JSON line per artifact on standard output.
 """
 
 import json
 import os
+import queue
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -28,31 +31,95 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-9
 _REPETITIONS = 5
-_START = timedelta(seconds=60)
-_PER_ARTIFACT = timedelta(seconds=10)
+_PATIENCE = timedelta(seconds=70)
+"""For an artifact, the start of the process included."""
 
 
-def probe_artifacts(artifacts_root: str, addresses: Sequence[str]) -> dict[str, ProbeResult]:
-    """Probes a batch in one clean process; an artifact that kills it costs itself alone.
+class ProbeProcess:
+    """A clean process that probes one artifact after the other; ends with its `with` block.
+
+    An artifact that kills it or hangs in it costs itself alone: the next is probed in a new one.
 
     Args:
         artifacts_root: folder or URL of the artifact store.
-        addresses: the artifacts; duplicates are probed once.
-
-    Returns:
-        A result for every address. A process that dies or hangs says nothing about the model, so
-        its `reproduces` is None: cannot judge. The others are then probed in a new process.
+        patience: how long one artifact may take.
     """
-    results: dict[str, ProbeResult] = {}
-    waiting = list(dict.fromkeys(addresses))
-    while waiting:
-        found, ending = _run(artifacts_root, waiting)
-        results.update(found)
-        waiting = [address for address in waiting if address not in found]
-        if waiting:
-            culprit = waiting.pop(0)
-            results[culprit] = ProbeResult(None, f"the process that loaded the model {ending}")
-    return results
+
+    def __init__(self, artifacts_root: str, patience: timedelta = _PATIENCE) -> None:
+        self._root = artifacts_root
+        self.patience = patience
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def start(self) -> subprocess.Popen[str]:
+        """Starts the process, unless it runs, so that it is ready when the first artifact is."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ml_patterns.branching.probe", self._root],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        return self._process
+
+    def probe(self, address: str) -> ProbeResult:
+        """What the process says about an artifact.
+
+        Returns:
+            A process that dies or hangs says nothing about the model: `reproduces` is None, cannot
+            judge.
+        """
+        process, overdue = self.start(), threading.Event()
+
+        def end_it() -> None:
+            overdue.set()
+            process.kill()
+
+        clock = threading.Timer(self.patience.total_seconds(), end_it)
+        clock.start()
+        try:
+            answer = _ask(process, address)
+        finally:
+            clock.cancel()
+            clock.join()  # it must not end the process while that looks at the next artifact
+        if answer.endswith("\n") and not overdue.is_set():  # a killed process's may be half a line
+            return ProbeResult(**json.loads(answer))
+        code = self._end()
+        limit = f"did not finish within {self.patience.total_seconds():g} s"
+        ending = limit if overdue.is_set() else f"died (exit code {code})"
+        return ProbeResult(None, f"the process that loaded the model {ending}")
+
+    def _end(self) -> int | None:
+        """Ends the process and returns its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        # What it was never able to read is not worth a word.
+        with suppress(BrokenPipeError), process:
+            process.kill()
+        return process.returncode
+
+
+def _ask(process: subprocess.Popen[str], address: str) -> str:
+    """The process's answer, a line; empty if it died."""
+    asked, answers = process.stdin, process.stdout
+    if asked is None or answers is None:  # pragma: no cover - `start` opens both
+        raise AssertionError("the process has no pipes")
+    with suppress(BrokenPipeError):
+        asked.write(f"{address}\n")
+        asked.flush()
+    return answers.readline()
 
 
 def probe(store: ArtifactStore, address: str) -> ProbeResult:
@@ -95,44 +162,23 @@ def _reproduce(artifact: Artifact, booster: "lgb.Booster") -> ProbeResult:
     )
 
 
-def _run(root: str, addresses: Sequence[str]) -> tuple[dict[str, ProbeResult], str]:
-    """What one process found before it ended, and how it ended."""
-    limit = _START + _PER_ARTIFACT * len(addresses)
-    request = json.dumps({"root": root, "addresses": list(addresses)})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ml_patterns.branching.probe"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        output, _ = process.communicate(request, timeout=limit.total_seconds())
-        ending = f"died (exit code {process.returncode})"
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        ending = f"did not finish within {limit.total_seconds():g} s"
-    return dict(_complete_lines(output)), ending
-
-
-def _complete_lines(output: str) -> Iterator[tuple[str, ProbeResult]]:
-    for line in output.splitlines(keepends=True):
-        if line.endswith("\n"):  # the last line of a killed process may be half
-            document: dict[str, Any] = json.loads(line)
-            yield document.pop("address"), ProbeResult(**document)
-
-
 def main() -> None:
-    """The clean process."""
+    """The clean process. It ends at once when nobody is left to ask it, even amid an artifact."""
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            asked.put(line.strip())
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    store = ArtifactStore(sys.argv[1])
     # LightGBM writes to standard output; the answers go where it cannot reach.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        request = json.load(sys.stdin)
-        store = ArtifactStore(request["root"])
-        for address in request["addresses"]:
-            result = probe(store, address)
-            answers.write(json.dumps({"address": address, **result.__dict__}) + "\n")
+        while True:
+            result = probe(store, asked.get())
+            answers.write(json.dumps(result.__dict__) + "\n")
             answers.flush()
 
 

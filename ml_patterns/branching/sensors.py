@@ -10,10 +10,7 @@ import dagster as dg
 
 from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
-from ml_patterns.branching.channels.configured import configured_channels
-from ml_patterns.branching.channels.passing import tell
 from ml_patterns.branching.deploy import deployable
-from ml_patterns.branching.notify import deliver, webhook_url
 from ml_patterns.partitions import range_tags, region_partitions
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
@@ -60,6 +57,10 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
     def outbox_sensor(
         context: dg.SensorEvaluationContext, operational: OperationalResource
     ) -> dg.SkipReason:
+        from ml_patterns.branching.channels.configured import configured_channels
+        from ml_patterns.branching.channels.passing import tell
+        from ml_patterns.branching.notify import deliver, webhook_url
+
         registry = Registry(operational.engine())
         expired = registry.expire_reviews(settings.name)
         registry.remind_of_reviews(settings.notifications.remind_before, settings.name)

@@ -61,16 +61,21 @@ def slices_of(test: pd.DataFrame) -> dict[str, Slices]:
         column = test[name]
         if not _is_text(column):
             continue
-        counts = column.value_counts()
+        codes, values = pd.factorize(column)
+        names = [str(value) for value in values]
+        counts = np.bincount(codes[codes >= 0])
         # Sorted by value within the same count, so that the rows' order changes nothing.
-        ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:_MOST]
-        values = [value for value, count in ordered if count]
-        codes = pd.Index(values, dtype=object).get_indexer(pd.Index(column.astype(object)))
-        found[name] = Slices(tuple(str(value) for value in values), codes.astype(np.int8))
+        ordered = sorted(range(len(names)), key=lambda code: (-counts[code], names[code]))
+        kept = ordered[:_MOST]
+        ranks = np.full(len(names) + 1, -1, dtype=np.int8)  # the last is that of missing ones
+        ranks[kept] = np.arange(len(kept))
+        found[name] = Slices(tuple(names[code] for code in kept), ranks[codes])
     return found
 
 
 def _is_text(column: pd.Series) -> bool:
     if isinstance(column.dtype, pd.CategoricalDtype):
         return True
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return False
     return bool(pd.api.types.is_string_dtype(column.dropna()))

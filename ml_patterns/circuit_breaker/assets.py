@@ -1,32 +1,29 @@
 """Pattern 5 in Dagster: predictions that are always answered, and how good they were.
 
-Belongs here: the assets, thin. Does not: what is asked (`asking.py`), predicting (`client.py`),
+Belongs here: the assets, thin. Does not: what is asked (`asking.py`), predicting (`answering.py`),
 the tables (`predictions.py`, `quality.py`), which partitions are asked again (`degraded.py`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 import sqlalchemy as sa
 
 from ml_patterns.base import utc_now
-from ml_patterns.circuit_breaker.answers import COLUMNS
-from ml_patterns.circuit_breaker.asking import Asked, in_batches, read_asked
-from ml_patterns.circuit_breaker.client import NO_CHAMPION, ModelClient
 from ml_patterns.circuit_breaker.degraded import degraded_partitions, remember
-from ml_patterns.circuit_breaker.live import is_outage
-from ml_patterns.circuit_breaker.predictions import append, base_rates, naive
-from ml_patterns.circuit_breaker.quality import judge_day
+from ml_patterns.circuit_breaker.predictions import base_rates
+from ml_patterns.circuit_breaker.quality import as_markdown, judge_day
 from ml_patterns.circuit_breaker.resources import ModelClientResource
 from ml_patterns.partitions import day_partitions, time_partitions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns.storage.warehouse import has_table
 from ml_patterns.table_metadata import table_metadata
+
+if TYPE_CHECKING:
+    from ml_patterns.circuit_breaker.answering import Served
 
 GROUP = "circuit_breaker"
 _KEYS = ("partition_start", "event_id", "region")
@@ -84,6 +81,9 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
         operational: OperationalResource,
         model_client: ModelClientResource,
     ) -> None:
+        from ml_patterns.circuit_breaker.answering import serve
+        from ml_patterns.circuit_breaker.asking import in_batches, read_asked
+
         engine, client = operational.engine(), model_client.client(settings)
         degraded = set(degraded_partitions(engine, settings.name))
         names = {_bounds(partitions, name)[0]: name for name in context.partition_keys}
@@ -101,7 +101,7 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
             with warehouse.reading() as connection:
                 asked = read_asked(connection, settings.name, starts)
             served = {
-                start: _serve(client, settings.name, rows, rates, healing=start in degraded)
+                start: serve(client, settings.name, rows, rates, healing=start in degraded)
                 for start, rows in asked.items()
             }
             healed, columns = _keep(warehouse, engine, settings.name, served)
@@ -116,45 +116,23 @@ def _predictions(settings: PipelineSettings) -> dg.AssetsDefinition:
     return predictions
 
 
-@dataclass(frozen=True)
-class _Served:
-    """A partition's answers, and what is to be told of them."""
-
-    answers: pd.DataFrame
-    degraded: bool
-    metadata: dict[str, Any]
-
-
-def _serve(
-    client: ModelClient, pipeline: str, rows: Asked, rates: Mapping[str, float], *, healing: bool
-) -> _Served:
-    """Asks for a partition; for one that heals, only for what has no live answer yet."""
-    before = replace(client.accounting, transitions=list(client.accounting.transitions))
-    answers = _answers(client, pipeline, rows.unanswered() if healing else rows, rates)
-    degraded = bool(answers["reason"].map(is_outage).any())
-    metadata = _metadata(client, before, answers)
-    return _Served(
-        answers.assign(made_at=naive(utc_now())),
-        degraded,
-        metadata | {"asked_again": healing, "degraded": degraded},
-    )
-
-
 def _keep(
     warehouse: WarehouseResource,
     engine: sa.Engine,
     pipeline: str,
-    served: Mapping[datetime, _Served],
+    served: "Mapping[datetime, Served]",
 ) -> tuple[set[datetime], dict[str, Any]]:
     """Writes the answers in one transaction; returns what has healed, and the table's columns.
 
     Degraded partitions are remembered before and healed ones after: whoever dies in between leaves
     too much to be asked again, never too little.
     """
+    from ml_patterns.circuit_breaker.answering import keep
+
     bad = {start: True for start, one in served.items() if one.degraded}
     remember(engine, pipeline, bad, utc_now())
     with warehouse.get_connection() as connection:
-        append(connection, pipeline, pd.concat([one.answers for one in served.values()]))
+        keep(connection, pipeline, served.values())
         columns = table_metadata(connection, pipeline, "predictions", _SOURCES)
     good = {start: False for start, one in served.items() if not one.degraded}
     return set(remember(engine, pipeline, good, utc_now())), columns
@@ -165,40 +143,6 @@ def _bounds(
 ) -> tuple[datetime, datetime]:
     window = partitions.time_window_for_partition_key(partition_key)
     return window.start, window.end
-
-
-def _answers(
-    client: ModelClient, pipeline: str, rows: Asked, rates: Mapping[str, float]
-) -> pd.DataFrame:
-    """The rows' keys and answers, region by region."""
-    parts = [
-        client.predict(pipeline, region, features, base_rate=rates.get(region))
-        for region, features in rows.by_region()
-    ]
-    if not parts:
-        return rows.keys.assign(**dict.fromkeys(COLUMNS))
-    return rows.keys.join(pd.concat(parts))
-
-
-def _metadata(client: ModelClient, before: Any, answers: pd.DataFrame) -> dict[str, Any]:
-    with_model = answers[answers["reason"] != NO_CHAMPION]
-    live, now = int((with_model["source"] == "live").sum()), client.accounting
-    return {
-        "dagster/partition_row_count": len(answers),
-        **{
-            f"rows_{source}": int((answers["source"] == source).sum())
-            for source in ("live", "cache", "champion", "base_rate")
-        },
-        "rows_without_model": len(answers) - len(with_model),
-        "fallback_rate": round(1 - live / len(with_model), 4) if len(with_model) else 0.0,
-        "oldest_answer_s": float(answers["age_s"].max()) if len(answers) else 0.0,
-        "requests": now.requests - before.requests,
-        "http_attempts": now.backend_calls - before.backend_calls,
-        "refused_by_circuit": now.refused_by_circuit - before.refused_by_circuit,
-        "breaker": client.breaker.current_state,
-        "breaker_transitions": ", ".join(now.transitions[len(before.transitions) :]) or "none",
-        "breaker_is_local": client.breaker.storage.local_because or "no",
-    }
 
 
 def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
@@ -231,7 +175,7 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             metadata: dict[str, Any] = {
                 "rows_judged": rows,
                 "rows_in_hindsight": int(judged["rows"].sum()) - rows,
-                "by_region_and_source": dg.MetadataValue.md(_table(judged)),
+                "by_region_and_source": dg.MetadataValue.md(as_markdown(judged)),
             }
             if rows:
                 metadata["accuracy"] = correct / rows
@@ -240,19 +184,3 @@ def _prediction_quality(settings: PipelineSettings) -> dg.AssetsDefinition:
             context.add_asset_metadata(metadata, partition_key=partition_key)
 
     return prediction_quality
-
-
-def _table(judged: pd.DataFrame) -> str:
-    lines = [
-        "| region | source | version | answered | rows | accuracy | at least |",
-        "|---|---|---|---|--:|--:|--:|",
-    ]
-    for row in (
-        judged.astype({"model_version": "string"}).fillna({"model_version": "-"}).itertuples()
-    ):
-        when = "in time" if row.in_time else "in hindsight"
-        lines.append(
-            f"| {row.region} | {row.source} | {row.model_version!s} | {when} | {row.rows} | "
-            f"{row.accuracy:.3f} | {row.lower_bound:.3f} |"
-        )
-    return "\n".join(lines)

@@ -27,6 +27,7 @@ from ml_patterns.circuit_breaker.quality import (
     to_retrain,
 )
 from ml_patterns.partitions import day_partitions, time_partitions
+from ml_patterns.registry.regions import retired_regions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
@@ -112,7 +113,8 @@ def _live_accuracy(settings: PipelineSettings) -> dg.AssetChecksDefinition:
         operational: OperationalResource,
     ) -> dg.AssetCheckResult:
         _, last = _range_of(context)
-        versions = champion_versions(operational.engine(), settings.name)
+        engine = operational.engine()
+        versions = champion_versions(engine, settings.name)
         with warehouse.reading() as connection:
             records = live_records(
                 connection,
@@ -122,7 +124,8 @@ def _live_accuracy(settings: PipelineSettings) -> dg.AssetChecksDefinition:
                 days.start_time_for_partition_key(last) if last else None,
             )
         low = [record for record in records if record.lower_bound < threshold]
-        retrained = [record.region for record in to_retrain(records, threshold)]
+        retired = retired_regions(engine, settings.name)
+        retrained = [record.region for record in to_retrain(records, threshold, retired)]
         return dg.AssetCheckResult(
             passed=not low,
             severity=dg.AssetCheckSeverity.WARN,

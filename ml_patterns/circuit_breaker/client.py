@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from ml_patterns.circuit_breaker.dialect import Dialect
 from ml_patterns.circuit_breaker.live import NOT_SERVED, Accounting, LiveModels, VersionGoneError
 from ml_patterns.circuit_breaker.protocol import server_url
 from ml_patterns.circuit_breaker.settings import PredictionsSettings
-from ml_patterns.circuit_breaker.store import OperationalStore
+from ml_patterns.circuit_breaker.store import OperationalStore, breaker_name
 from ml_patterns.circuit_breaker.window import FailureWindow
 from ml_patterns.errors import ArtifactError
 from ml_patterns.registry.registry import Registry
@@ -38,11 +37,6 @@ from ml_patterns.storage.artifacts import ArtifactStore
 _LOG = logging.getLogger(__name__)
 NO_CHAMPION = "no champion"
 _EVEN_ODDS = 0.5
-
-
-def breaker_name(model_url: str) -> str:
-    """The breaker of a model server; all pipelines and processes share it."""
-    return f"model_server@{urlsplit(model_url).netloc}"
 
 
 class ModelClient:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from ml_patterns.registry.registry import Champion, Registry
 from ml_patterns.storage.artifacts import Artifact, ArtifactStore
-from ml_patterns.storage.card import encode
+from ml_patterns.storage.encoding import encode
 
 _LOG = logging.getLogger(__name__)
 _KEPT = 256

@@ -6,11 +6,14 @@ Belongs here: appending answers, questions about the newest ones. Does not: what
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import duckdb
-import pandas as pd
 
 from ml_patterns.storage.sql import quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TYPES = {
     "partition_start": "TIMESTAMP",
@@ -60,7 +63,7 @@ def ensure_table(connection: duckdb.DuckDBPyConnection, pipeline: str) -> None:
         )
 
 
-def append(connection: duckdb.DuckDBPyConnection, pipeline: str, answers: pd.DataFrame) -> None:
+def append(connection: duckdb.DuckDBPyConnection, pipeline: str, answers: "pd.DataFrame") -> None:
     """Adds answers, in one transaction; nothing that was answered before is touched.
 
     Args:

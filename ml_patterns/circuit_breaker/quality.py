@@ -8,12 +8,12 @@ was known when its row was read, so that an answer made in time can be told from
 hindsight by a model that may have been trained on that very row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import duckdb
-import pandas as pd
 import sqlalchemy as sa
 
 from ml_patterns.circuit_breaker.predictions import ensure_table, naive
@@ -21,6 +21,9 @@ from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CONFIDENCE = 0.95
 _COLUMNS = {
@@ -52,7 +55,7 @@ def lower_bound(correct: int, rows: int, confidence: float = _CONFIDENCE) -> flo
 
 def judge_day(
     connection: duckdb.DuckDBPyConnection, pipeline: str, start: datetime, end: datetime
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Measures a day's answers against the labels known by now, and writes it down.
 
     Each labelled event counts once: with the last answer made before its label was known; where
@@ -89,7 +92,24 @@ def judge_day(
     return judged
 
 
-def _bounds(judged: pd.DataFrame) -> list[float]:
+def as_markdown(judged: "pd.DataFrame") -> str:
+    """A day's measurements as a table for people."""
+    lines = [
+        "| region | source | version | answered | rows | accuracy | at least |",
+        "|---|---|---|---|--:|--:|--:|",
+    ]
+    for row in (
+        judged.astype({"model_version": "string"}).fillna({"model_version": "-"}).itertuples()
+    ):
+        when = "in time" if row.in_time else "in hindsight"
+        lines.append(
+            f"| {row.region} | {row.source} | {row.model_version!s} | {when} | {row.rows} | "
+            f"{row.accuracy:.3f} | {row.lower_bound:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _bounds(judged: "pd.DataFrame") -> list[float]:
     return [
         lower_bound(int(correct), int(rows))
         for correct, rows in zip(judged["correct"], judged["rows"], strict=True)
@@ -97,7 +117,7 @@ def _bounds(judged: pd.DataFrame) -> list[float]:
 
 
 def _write(
-    connection: duckdb.DuckDBPyConnection, pipeline: str, judged: pd.DataFrame, start: datetime
+    connection: duckdb.DuckDBPyConnection, pipeline: str, judged: "pd.DataFrame", start: datetime
 ) -> None:
     """Replaces a day, in one transaction; a table of another shape is judged anew from nothing."""
     table = f"{quoted(pipeline)}.prediction_quality"
@@ -153,16 +173,23 @@ def champion_versions(engine: sa.Engine, pipeline: str) -> dict[str, str]:
     }
 
 
-def to_retrain(records: Sequence[LiveRecord], threshold: float) -> list[LiveRecord]:
+def to_retrain(
+    records: Sequence[LiveRecord], threshold: float, retired: Collection[str] = ()
+) -> list[LiveRecord]:
     """The records that ask for training: enough rows to prove the threshold, and they do not.
 
     A model that has answered for a handful of rows is not proven either, but that is no fault of
     its own.
+
+    Args:
+        retired: regions that a training would skip.
     """
     return [
         record
         for record in records
-        if record.lower_bound < threshold and record.could_prove(threshold)
+        if record.region not in retired
+        and record.lower_bound < threshold
+        and record.could_prove(threshold)
     ]
 
 

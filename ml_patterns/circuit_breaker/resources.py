@@ -4,13 +4,17 @@ Belongs here: making the client configurable and visible in the UI. Does not: th
 (`client.py`).
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from ml_patterns.circuit_breaker.client import ModelClient
 from ml_patterns.installation import Installation
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.operational import engine_for
+
+if TYPE_CHECKING:
+    from ml_patterns.circuit_breaker.client import ModelClient
 
 
 class ModelClientResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -20,8 +24,10 @@ class ModelClientResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     state_url: str
     artifacts_root: str
 
-    def client(self, settings: PipelineSettings) -> ModelClient:
+    def client(self, settings: PipelineSettings) -> "ModelClient":
         """A client with a pipeline's settings; its accounting starts at nothing."""
+        from ml_patterns.circuit_breaker.client import ModelClient
+
         return ModelClient(
             engine_for(self.state_url),
             ArtifactStore(self.artifacts_root),

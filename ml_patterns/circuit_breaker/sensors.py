@@ -11,7 +11,6 @@ import dagster as dg
 
 from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
-from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import contiguous, degraded, to_heal
 from ml_patterns.circuit_breaker.due import progress, unjudged_days, unpredicted_partitions
 from ml_patterns.circuit_breaker.quality import (
@@ -21,10 +20,11 @@ from ml_patterns.circuit_breaker.quality import (
     to_retrain,
 )
 from ml_patterns.circuit_breaker.resources import ModelClientResource
-from ml_patterns.circuit_breaker.store import OperationalStore
+from ml_patterns.circuit_breaker.store import OperationalStore, breaker_name
 from ml_patterns.incremental import grain
 from ml_patterns.incremental.grain import Grain, naive
 from ml_patterns.partitions import DAY_FORMAT, range_tags, time_partitions
+from ml_patterns.registry.regions import retired_regions
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
@@ -180,12 +180,13 @@ def _poor_quality_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
     ) -> list[dg.RunRequest] | dg.SkipReason:
         if not warehouse.warehouse().path.exists():
             return dg.SkipReason("nothing was predicted yet")
-        versions = champion_versions(operational.engine(), settings.name)
+        engine = operational.engine()
+        versions = champion_versions(engine, settings.name)
         with warehouse.reading() as connection:
             records = live_records(
                 connection, settings.name, versions, settings.predictions.quality_window
             )
-        failing = to_retrain(records, threshold)
+        failing = to_retrain(records, threshold, retired_regions(engine, settings.name))
         if not failing:
             return dg.SkipReason(f"{len(records)} region(s) judged, none to be trained again")
         return [

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +21,11 @@ from ml_patterns.storage.operational import reading
 
 Change = Callable[[Circuit], Circuit | None]
 _COLUMNS = tuple(field.name for field in fields(Circuit))
+
+
+def breaker_name(model_url: str) -> str:
+    """The breaker of a model server; all pipelines and processes share it."""
+    return f"model_server@{urlsplit(model_url).netloc}"
 
 
 @dataclass(frozen=True)

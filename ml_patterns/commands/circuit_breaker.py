@@ -109,7 +109,7 @@ def _tell(name: str, as_json: bool) -> None:
 
 
 def _named(name: str | None) -> str:
-    from ml_patterns.circuit_breaker.client import breaker_name
+    from ml_patterns.circuit_breaker.store import breaker_name
     from ml_patterns.installation import Installation
 
     return name or breaker_name(Installation.from_environment().model_url)

@@ -43,16 +43,21 @@ def plan(
 ) -> None:
     """Show what would be processed, why and at what cost.
 
-    Exit code 0: nothing is due; 2: something is.
+    Features that wait for the aggregates in their windows are shown, too. Exit code 0: nothing is
+    due; 2: something is.
     """
+    from ml_patterns.incremental import ledger
+
     project, settings = load(pipeline)
     with _warehouse(project, settings) as connection:
         if lateness:
             _print_lateness(connection, settings, as_json)
             return
         due = _due(connection, settings)
+        first = ledger.watermark(connection, settings) is None
     names = ("layer", "partition", "reason", "rows", "seconds")
-    print_rows(names, due, as_json, "nothing is due")
+    unread = f"no event was registered yet; `ml-patterns run {pipeline}` begins with that"
+    print_rows(names, due, as_json, unread if first else "nothing is due")
     if due and not as_json:
         rows = sum(entry[3] for entry in due)
         known = [entry[4] for entry in due if entry[4] is not None]
@@ -134,14 +139,17 @@ def _due(
     from ml_patterns.base import utc_now
     from ml_patterns.incremental.cost import measured_cost
     from ml_patterns.incremental.grain import Grain
-    from ml_patterns.incremental.plan import LAYERS
+    from ml_patterns.incremental.plan import LAYERS, following
     from ml_patterns.incremental.plan import plan as plan_layer
 
-    grain = Grain(settings.events.grain)
+    grain, now = Grain(settings.events.grain), utc_now()
     found: list[tuple[str, str, str, int, float | None]] = []
     for layer in LAYERS:
         cost = measured_cost(connection, settings.name, layer)
-        for entry in plan_layer(connection, settings, layer, utc_now()):
+        due = plan_layer(connection, settings, layer, now)
+        if layer == "features":
+            due += following(connection, settings, now)
+        for entry in sorted(due, key=lambda entry: entry.partition):
             seconds = None if cost is None else round(cost.seconds(entry.rows), 4)
             found.append((layer, grain.key(entry.partition), entry.reason, entry.rows, seconds))
     return found

@@ -30,7 +30,8 @@ def status(pipeline: Pipeline, as_json: AsJson = False) -> None:
         typer.echo(f"watermark {found.watermark or 'none yet'}")
         if found.accounts:
             typer.echo(", ".join(f"{name} {rows:,}" for name, rows in found.accounts.items()))
-        typer.echo(f"{found.champions} of {found.regions} regions serve a model")
+        retired = f", {len(found.retired)} retired" if found.retired else ""
+        typer.echo(f"{found.champions} of {found.regions} regions serve a model{retired}")
         rows = [(f.subject, f.sentence, f.command) for f in found.findings]
         print_rows(("what", "why", "next"), rows, False, "nothing wants attention")
     raise typer.Exit(2 if found.findings else 0)

@@ -18,10 +18,10 @@ import dagster as dg
 from rich.console import Console
 
 from ml_patterns.catch_up import CatchUp
-from ml_patterns.circuit_breaker.client import breaker_name
 from ml_patterns.circuit_breaker.degraded import degraded_partitions
 from ml_patterns.circuit_breaker.resources import client_resources
-from ml_patterns.circuit_breaker.store import OperationalStore
+from ml_patterns.circuit_breaker.store import OperationalStore, breaker_name
+from ml_patterns.collecting import collect_from_now_on
 from ml_patterns.demo import report
 from ml_patterns.demo.stage import (
     PIPELINE,
@@ -267,6 +267,7 @@ def run_demo(project: Path) -> None:
         raise MLPatternsError(
             f"{project} has no data/deliveries/events; run the demo in a clone of the repository"
         )
+    collect_from_now_on()
     with serve_upstream(_UPSTREAM_SCRIPT) as upstream:
         os.environ["ML_PATTERNS_WEATHER_URL"] = upstream.url
         os.environ["ML_PATTERNS_WEBHOOK"] = f"{upstream.url}/webhook"

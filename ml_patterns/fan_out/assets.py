@@ -1,37 +1,21 @@
 """Pattern 2 in the asset graph: one model per region, one leaderboard.
 
-Belongs here: reading what a run asks for, calling, reporting each region's own materialization and
-check evaluation. Does not: training and judging (`fleet.py`), promoting (`branching/assets.py`).
+Belongs here: the assets, and what the leaderboard shows. Does not: what a training run does and
+reports (`steps.py`), training and judging (`fleet.py`), promoting (`branching/assets.py`).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from statistics import median
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_patterns.branching.checks import gate_evaluation, quality_gate_spec
-from ml_patterns.dagster_internals import latest_target, others_selected
-from ml_patterns.errors import UserError
-from ml_patterns.fan_out.batch import nothing_to_train, read_batch
-from ml_patterns.fan_out.fleet import Fleet, RegionResult, Status
-from ml_patterns.fan_out.leaderboard import (
-    Entry,
-    entries,
-    markdown,
-    shortcomings,
-    write_leaderboard,
-)
-from ml_patterns.fan_out.model_pictures import model_pictures
-from ml_patterns.fan_out.picture import as_markdown, leaderboard_svg
-from ml_patterns.fan_out.pool import Work, train_job
-from ml_patterns.incremental.audit import data_checks
+from ml_patterns.branching.checks import quality_gate_spec
 from ml_patterns.partitions import region_partitions
-from ml_patterns.registry.regions import known_regions, retired_among
-from ml_patterns.registry.registry import Registry, Verdict
+from ml_patterns.registry.regions import known_regions, retired_regions
+from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import (
     ArtifactsResource,
@@ -40,18 +24,11 @@ from ml_patterns.storage.resources import (
 )
 from ml_patterns.table_metadata import table_metadata
 
-GROUP = "fan_out"
-_PICTURES_UP_TO = 20
-"""Regions of a run that are drawn; of a large fleet the pictures would be most of what it stores,
-and `<pipeline>_model_pictures_job` draws one of them on request."""
+if TYPE_CHECKING:
+    from ml_patterns.fan_out.leaderboard import Entry
+    from ml_patterns.fan_out.pool import Work
 
-Event = (
-    dg.AssetMaterialization
-    | dg.AssetObservation
-    | dg.AssetCheckEvaluation
-    | dg.MaterializeResult[None]
-    | dg.Output[None]
-)
+GROUP = "fan_out"
 
 
 class TrainingConfig(dg.Config):
@@ -66,11 +43,11 @@ def build_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     return [regional_model(settings), leaderboard(settings)]
 
 
-def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.AssetsDefinition:
+def regional_model(settings: PipelineSettings, work: "Work | None" = None) -> dg.AssetsDefinition:
     """The fan-out: all regions of a run in one pool of workers.
 
     Args:
-        work: what a worker does with a region.
+        work: what a worker does with a region; None: `train_job`.
     """
     key = dg.AssetKey([settings.name, "regional_model"])
     spec = quality_gate_spec(settings)
@@ -102,43 +79,19 @@ def regional_model(settings: PipelineSettings, work: Work = train_job) -> dg.Ass
         warehouse: WarehouseResource,
         operational: OperationalResource,
         artifacts: ArtifactsResource,
-    ) -> Iterator[Event]:
-        registry = Registry(operational.engine())
-        asked = list(context.partition_keys)  # each look asks Dagster's database for each region
-        retired = retired_among(registry.engine, settings.name, asked)
-        regions = [region for region in asked if region not in retired]
-        for region in retired:
-            context.log.info(f"{region}: retired; its champion and its history stay")
-        if not regions:
-            yield dg.Output(None, output_name=spec.get_python_identifier())
-            return
-        try:
-            if not warehouse.warehouse().path.exists():
-                raise nothing_to_train(settings, regions)
-            with warehouse.reading() as connection:
-                batch = read_batch(connection, settings, regions)
-                checks = data_checks(connection, settings)
-        except UserError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
-        fleet = Fleet(registry, artifacts.root)
-        ends, kept = [], []
-        is_followed, draw = others_selected(context), len(asked) <= _PICTURES_UP_TO
-        with closing(
-            fleet.train(batch, force=config.force, data_checks=checks, work=work)
-        ) as results:
-            for result in results:
-                if is_followed:
-                    kept.append(result)
-                else:
-                    yield from _report(context, settings, key, result, draw=draw)
-                ends.append(_End.of(result))
-        if kept:
-            yield from _report_with_output(context, settings, key, kept, asked, draw=draw)
-        counts = Counter(end.status for end in ends)
-        context.log.info(", ".join(f"{count} {status}" for status, count in counts.items()))
-        yield dg.Output(None, output_name=spec.get_python_identifier())
-        by_itself = {"dagster/sensor_name", "dagster/schedule_name"} & context.run.tags.keys()
-        _raise_if_failed(sorted(ends), asked_by_name=not by_itself)
+    ) -> Iterator[Any]:
+        from ml_patterns.fan_out.pool import train_job
+        from ml_patterns.fan_out.steps import train_and_report
+
+        yield from train_and_report(
+            context,
+            settings,
+            warehouse,
+            operational,
+            artifacts,
+            force=config.force,
+            work=work or train_job,
+        )
 
     return _regional_model
 
@@ -165,9 +118,14 @@ def leaderboard(settings: PipelineSettings) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         operational: OperationalResource,
     ) -> dg.MaterializeResult[None]:
+        from ml_patterns.fan_out.leaderboard import entries, shortcomings, write_leaderboard
+
         engine = operational.engine()
+        registry = Registry(engine)
+        serving = {each.region: each.version for each in registry.champions(settings.name)}
+        retired = {name: serving.get(name) for name in retired_regions(engine, settings.name)}
         board = entries(
-            Registry(engine),
+            registry,
             settings.name,
             known_regions(engine, settings.name),
             settings.gate,
@@ -176,8 +134,8 @@ def leaderboard(settings: PipelineSettings) -> dg.AssetsDefinition:
         with warehouse.get_connection() as connection:
             write_leaderboard(connection, settings.name, board)
             columns = table_metadata(connection, settings.name, "leaderboard")
-        metadata = _board_metadata(board, settings) | columns
-        shortcoming = shortcomings(board, settings.training)
+        metadata = _board_metadata(board, settings, retired) | columns
+        shortcoming = shortcomings(board, settings.training, retired)
         if shortcoming:
             raise dg.Failure(
                 f"{shortcoming}; the leaderboard is written all the same",
@@ -189,7 +147,12 @@ def leaderboard(settings: PipelineSettings) -> dg.AssetsDefinition:
     return _leaderboard
 
 
-def _board_metadata(board: list[Entry], settings: PipelineSettings) -> dict[str, Any]:
+def _board_metadata(
+    board: "list[Entry]", settings: PipelineSettings, retired: Mapping[str, int | None]
+) -> dict[str, Any]:
+    from ml_patterns.fan_out.leaderboard import markdown
+    from ml_patterns.fan_out.picture import as_markdown, leaderboard_svg
+
     picture = as_markdown(leaderboard_svg(board, settings.gate))
     verdicts = Counter(entry.verdict for entry in board)
     values = [entry.value for entry in board if entry.value is not None]
@@ -199,7 +162,8 @@ def _board_metadata(board: list[Entry], settings: PipelineSettings) -> dict[str,
         "without_new_model": sum(bool(entry.problem) for entry in board),
         **{verdict: verdicts[verdict] for verdict in ("deploy", "review", "reject", "none")},
         "serving": sum(entry.served_version is not None for entry in board),
-        "leaderboard": dg.MetadataValue.md(markdown(board)),
+        "retired": len(retired),
+        "leaderboard": dg.MetadataValue.md(markdown(board, retired)),
         "picture": dg.MetadataValue.md(picture),
         "dagster/row_count": len(board),
         "table": dg.MetadataValue.table(
@@ -228,141 +192,3 @@ def problems_of_newest_training(
         observation = record.asset_observation
         problems[region] = str(observation.metadata["reason"].value) if observation else ""
     return problems
-
-
-def _report(
-    context: dg.AssetExecutionContext,
-    settings: PipelineSettings,
-    key: dg.AssetKey,
-    result: RegionResult,
-    *,
-    draw: bool,
-) -> Iterator[Event]:
-    """A region's own materialization and check evaluation; without a new model, an observation."""
-    region, metadata = result.region, _metadata(result, draw=draw)
-    if not result.has_model:
-        context.log.warning(f"{region}: {result.status}; {result.reason}")
-        yield dg.AssetObservation(key, partition=region, metadata=metadata)
-        return
-    yield dg.AssetMaterialization(key, partition=region, metadata=metadata)
-    if result.judgement:
-        target = latest_target(context.instance, key, region)
-        yield gate_evaluation(settings, region, result.judgement, target)
-
-
-def _report_with_output(
-    context: dg.AssetExecutionContext,
-    settings: PipelineSettings,
-    key: dg.AssetKey,
-    results: Sequence[RegionResult],
-    asked: Sequence[str],
-    *,
-    draw: bool,
-) -> Iterator[Event]:
-    """Lets what is selected after this asset run, too: Dagster skips it unless there is an output.
-
-    An output says that every region of the run has a model, so it is given only when that is true.
-    """
-    without = {result.region for result in results if not result.has_model}
-    without |= set(asked) - {result.region for result in results}
-    if without:
-        context.log.warning(
-            f"no new model of {', '.join(sorted(without))}: what else this run was to materialize "
-            "is skipped; materialize it in a run of its own"
-        )
-        for result in results:
-            yield from _report(context, settings, key, result, draw=draw)
-        return
-    for result in results:
-        context.add_asset_metadata(_metadata(result, draw=draw), partition_key=result.region)
-    yield dg.MaterializeResult()
-    for result in results:
-        if result.judgement:
-            target = latest_target(context.instance, key, result.region)
-            yield gate_evaluation(settings, result.region, result.judgement, target)
-
-
-def _pictures(result: RegionResult) -> dict[str, Any]:
-    """The model drawn."""
-    if result.card is None:
-        return {}
-    evidence = result.judgement.evidence if result.judgement else None
-    answers = (evidence.labels, evidence.probabilities) if evidence else None
-    title = f"{result.region} version {result.version.number}" if result.version else result.region
-    pictures = model_pictures(result.card.importances, answers, title)
-    return {name: dg.MetadataValue.md(as_markdown(svg, name)) for name, svg in pictures.items()}
-
-
-def _metadata(result: RegionResult, *, draw: bool) -> dict[str, Any]:
-    """What is worth reading and plotting about a region.
-
-    Args:
-        draw: pictures, too; a run that trains many would fill Dagster's event log with them.
-    """
-    metadata: dict[str, Any] = {
-        "status": result.status,
-        "reason": result.reason,
-        "rows": result.rows,
-        "unchanged": result.status == "unchanged",
-    }
-    if result.version:
-        metadata["version"] = result.version.number
-        metadata["kind"] = result.version.kind
-        metadata["artifact"] = result.version.artifact
-    if result.decision:
-        metadata["verdict"] = str(result.decision.verdict)
-        metadata["verdict_reason"] = result.decision.reason
-        metadata["test_rows"] = result.decision.evidence["rows"]
-        measured = result.decision.evidence["metrics"]
-        metadata |= {f"test_{name}": value for name, value in measured.items() if value is not None}
-    if result.card:
-        metadata["base_rate"] = result.card.base_rate
-        metadata["rounds"] = result.card.rounds
-        metadata["candidate"] = dict(result.card.candidate)
-        metadata["gains"] = dict(
-            sorted(result.card.importances.items(), key=lambda item: -item[1])[:10]
-        )
-        metadata |= {f"validation_{name}": value for name, value in result.card.metrics.items()}
-    if result.work:
-        metadata["seconds"] = round(result.work.seconds, 3)
-        metadata["worker_peak_mb"] = round(result.work.peak_mb)
-    return metadata | (_pictures(result) if draw else {})
-
-
-@dataclass(frozen=True, order=True)
-class _End:
-    """What is kept of a result when it is reported: a large batch's evidence would fill memory."""
-
-    region: str
-    status: Status
-    reason: str
-    rejection: str
-
-    @classmethod
-    def of(cls, result: RegionResult) -> Self:
-        decision, rejection = result.decision, ""
-        if decision and decision.verdict is Verdict.REJECT:
-            rejection = f"version {decision.version} was rejected: {decision.reason}"
-        return cls(result.region, result.status, result.reason, rejection)
-
-
-def _raise_if_failed(ends: Sequence[_End], *, asked_by_name: bool) -> None:
-    """Fails the run when all is recorded, so that nothing is lost and nothing hides."""
-    failed = [end for end in ends if end.status == "failed"]
-    if failed:
-        listed = "; ".join(f"{end.region}: {end.reason}" for end in failed)
-        raise dg.Failure(
-            f"{len(failed)} of {len(ends)} regions failed, the others are done; run the same "
-            f"range again to train only these. {listed}",
-            allow_retries=False,
-        )
-    if asked_by_name and len(ends) == 1:
-        _raise_if_alone(ends[0])
-
-
-def _raise_if_alone(end: _End) -> None:
-    """Who asks for one region by name gets an exit code: 1 for no model or a rejected one."""
-    if end.status == "none":
-        raise dg.Failure(f"region {end.region} has {end.reason}", allow_retries=False)
-    if end.rejection:
-        raise dg.Failure(f"region {end.region} {end.rejection}", allow_retries=False)

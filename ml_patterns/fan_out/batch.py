@@ -4,42 +4,63 @@ Belongs here: reading the batch, the choice per region, the jobs. Does not: the 
 (`cold_start.py`), the workers (`pool.py`), Dagster (`assets.py`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.feather import write_feather
 
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.cold_start import Choice, Standing, choose
 from ml_patterns.fan_out.pool import Job, Member
-from ml_patterns.fan_out.settings import TrainingSettings
-from ml_patterns.fan_out.split import between
-from ml_patterns.fan_out.training import REGION_COLUMN, usable_rows
+from ml_patterns.fan_out.split import naive
+from ml_patterns.fan_out.training import REGION_COLUMN
 from ml_patterns.fan_out.unchanged import member_key, training_key
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import watermark
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.card import Window
-from ml_patterns.storage.features import FeatureColumn, feature_columns, read_features
+from ml_patterns.storage.features import FeatureColumn, feature_columns, read_labelled
 
 
 @dataclass(frozen=True)
 class RegionRows:
-    """A region's labelled rows below the watermark, and what there is to learn from them."""
+    """Labelled rows below the watermark by event time, and what there is to learn from them."""
 
-    rows: pd.DataFrame
+    rows: pa.Table
     standing: Standing
 
     def slice(self, window: Window) -> pd.DataFrame:
         """The rows of a card's window."""
-        if window.start is None or window.end is None:
-            return self.rows.iloc[:0]
-        return self.rows[between(self.rows["event_time"], window.start, window.end)]
+        start = end = 0
+        if window.start is not None and window.end is not None:
+            bounds = [naive(bound).to_datetime64() for bound in (window.start, window.end)]
+            start, end = np.searchsorted(self.rows["event_time"].to_numpy(), bounds)
+        frame: pd.DataFrame = self.rows.slice(start, max(end - start, 0)).to_pandas()
+        return frame
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model that regions get: a region's own, or the pooled one.
+
+    Attributes:
+        rows: what it is trained on.
+        key: the model's training key; same key, same model.
+        keys: that of each region, whose card has a test slice of its own.
+    """
+
+    kind: Literal["own", "pooled"]
+    rows: pa.Table
+    key: str
+    keys: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -70,48 +91,44 @@ class Batch:
             for region, found in self.regions.items()
         }
 
-    def training_keys(self, choices: Mapping[str, Choice]) -> dict[str, str]:
-        """The key of each region that gets a model; same key, same model."""
-        keys = {
-            region: self._key(self.regions[region].rows, self.columns, region, choice.kind)
-            for region, choice in choices.items()
-            if choice.kind == "own"
-        }
+    def trainings(self, choices: Mapping[str, Choice]) -> Iterator[Training]:
+        """The models that the regions get, those with the most rows first."""
         pooled = [region for region, choice in choices.items() if choice.kind == "pooled"]
         if pooled and self.everybody:
-            columns = (*self.columns, REGION_COLUMN)
-            shared = self._key(self.everybody.rows, columns, "*", "pooled")
-            keys.update({region: member_key(shared, region) for region in pooled})
-        return keys
+            rows = self.everybody.rows
+            shared = self._key(rows, (*self.columns, REGION_COLUMN), "*", "pooled")
+            keys = {region: member_key(shared, region) for region in pooled}
+            yield Training("pooled", rows, shared, keys)
+        own = [region for region, choice in choices.items() if choice.kind == "own"]
+        for region in sorted(own, key=lambda each: (-self.regions[each].standing.rows, each)):
+            rows = self.regions[region].rows
+            key = self._key(rows, self.columns, region, "own")
+            yield Training("own", rows, key, {region: key})
 
-    def jobs(self, choices: Mapping[str, Choice], folder: Path, artifacts: str) -> list[Job]:
-        """Writes the rows that the workers need and says what each is to do.
+    def job(self, training: Training, members: Sequence[Member], path: Path, root: str) -> Job:
+        """Writes the rows that a worker needs and says what it is to do.
 
         Args:
-            choices: only what is to be trained.
-            folder: exists; holds one file per job.
-            artifacts: root of the artifact store.
+            members: the regions that wait for the model.
+            path: the file to write.
+            root: of the artifact store.
         """
-        members = {
-            region: Member(region, choice.reason)
-            for region, choice in choices.items()
-            if choice.kind in ("own", "pooled")
-        }
-        own = [region for region in members if choices[region].kind == "own"]
-        pooled = [member for region, member in members.items() if region not in own]
-        jobs = [
-            self._job(
-                (members[region],), self.regions[region].rows, folder / str(number), artifacts
-            )
-            for number, region in enumerate(own)
-        ]
-        if pooled and self.everybody:
-            rows = self.everybody.rows
-            jobs.append(self._job(tuple(pooled), rows, folder / "pooled", artifacts, pooled=True))
-        return jobs
+        write_feather(training.rows, str(path), compression="uncompressed")
+        return Job(
+            kind=training.kind,
+            members=tuple(members),
+            path=str(path),
+            columns=self.columns,
+            settings=self.settings.training,
+            pipeline=self.settings.name,
+            label_delay=self.settings.events.label_delay,
+            watermark=self.watermark,
+            artifacts=root,
+            key=training.key,
+        )
 
     def _key(
-        self, rows: pd.DataFrame, columns: tuple[FeatureColumn, ...], region: str, kind: str
+        self, rows: pa.Table, columns: tuple[FeatureColumn, ...], region: str, kind: str
     ) -> str:
         return training_key(
             rows,
@@ -122,43 +139,6 @@ class Batch:
             label_delay=self.settings.events.label_delay,
             kind=kind,
         )
-
-    def _job(
-        self,
-        members: tuple[Member, ...],
-        rows: pd.DataFrame,
-        path: Path,
-        artifacts: str,
-        *,
-        pooled: bool = False,
-    ) -> Job:
-        rows.reset_index(drop=True).to_feather(path)
-        return Job(
-            kind="pooled" if pooled else "own",
-            members=members,
-            rows=len(rows),
-            path=str(path),
-            columns=self.columns,
-            settings=self.settings.training,
-            pipeline=self.settings.name,
-            label_delay=self.settings.events.label_delay,
-            watermark=self.watermark,
-            artifacts=artifacts,
-        )
-
-
-def batches(regions: Sequence[str], settings: TrainingSettings) -> list[list[str]]:
-    """Cuts a fleet into runs of at most `training.regions_per_run` regions, as even as can be.
-
-    A run covers a range of partition keys, so the regions are to come in the order of Dagster's
-    dynamic partitions. The pooled model, where a run needs it, is trained once in each run.
-
-    Returns:
-        The regions in their order, none twice; no runs for no regions.
-    """
-    runs = -(-len(regions) // settings.regions_per_run)
-    bounds = [len(regions) * number // runs for number in range(runs + 1)] if runs else []
-    return [list(regions[start:end]) for start, end in pairwise(bounds)]
 
 
 def read_batch(
@@ -175,43 +155,39 @@ def read_batch(
     training, label_delay = settings.training, settings.events.label_delay
     closed = closed_until(connection, settings)
 
-    def gather(frame: pd.DataFrame) -> RegionRows:
-        rows = _as_the_model_sees(usable_rows(frame, closed), columns)
-        standing = Standing.of(rows, training, label_delay=label_delay, watermark=closed)
+    def gathered(rows: pa.Table) -> RegionRows:
+        if closed is not None:
+            times = rows["event_time"].to_numpy()
+            rows = rows.slice(0, int(np.searchsorted(times, naive(closed).to_datetime64())))
+        seen = rows.select(["event_time", "label"]).to_pandas()
+        standing = Standing.of(seen, training, label_delay=label_delay, watermark=closed)
         return RegionRows(rows, standing)
 
-    frame = read_features(connection, settings.name, regions=regions, labelled=True)
-    if frame.empty:
+    rows = read_labelled(connection, settings.name, columns, regions=regions)
+    if not rows.num_rows:
         raise nothing_to_train(settings, regions)
-    # One region at a time: a second copy of all rows would be most of the memory of the run.
-    gathered = {str(region): gather(rows) for region, rows in frame.groupby("region", sort=True)}
-    nothing = gather(frame.iloc[:0])
-    found = {region: gathered.get(region, nothing) for region in regions}
+    by_region = {region: gathered(part) for region, part in _by_region(rows)}
+    nothing = gathered(rows.slice(0, 0))
+    found = {region: by_region.get(region, nothing) for region in regions}
     wanting = any(
         each.standing.rows and each.standing.shortfall(training) for each in found.values()
     )
-    everybody = read_features(connection, settings.name, labelled=True) if wanting else None
+    everybody = read_labelled(connection, settings.name, columns) if wanting else None
     return Batch(
         settings=settings,
         columns=columns,
         watermark=closed,
         regions=found,
-        everybody=None if everybody is None else gather(everybody),
+        everybody=None if everybody is None else gathered(everybody),
     )
 
 
-def _as_the_model_sees(rows: pd.DataFrame, columns: tuple[FeatureColumn, ...]) -> pd.DataFrame:
-    """The same rows with float64 for every number.
-
-    Pandas types a column by all regions that were read together; the fingerprint of a region's test
-    slice, to which a review is bound, must not depend on the company.
-    """
-    numbers = {
-        column.name: pd.to_numeric(rows[column.name]).to_numpy(np.float64, na_value=np.nan)
-        for column in columns
-        if column.kind == "numeric"
-    }
-    return rows.assign(**numbers)
+def _by_region(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Each region's part of rows that lie region by region; a view, not a copy."""
+    start = 0
+    for count in pc.value_counts(rows["region"]).to_pylist():  # in the order of the rows
+        yield count["values"], rows.slice(start, count["counts"])
+        start += count["counts"]
 
 
 def closed_until(

@@ -13,7 +13,7 @@ import logging
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -51,7 +51,7 @@ class _Running:
 
 
 def train_on_cluster(
-    jobs: Sequence[Job], *, workers: int, timeout: timedelta, work: Work = train_job
+    jobs: Iterable[Job], *, workers: int, timeout: timedelta, work: Work = train_job
 ) -> Generator[Outcome, None, None]:
     """Trains every job and yields what became of each region, in the order they finish.
 
@@ -59,10 +59,11 @@ def train_on_cluster(
     alone, and a job's time counts from when it is sent.
 
     Args:
+        jobs: in the order in which they are to start: the longest first.
         workers: of a cluster that is started here; 0: one per core. A cluster that runs already
             has its own.
     """
-    waiting = deque(sorted(jobs, key=lambda job: (-job.rows, job.regions)))
+    waiting = deque(jobs)
     running: dict[Any, _Running] = {}
     if not waiting:
         return

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from ml_patterns.fan_out.settings import TrainingSettings
-from ml_patterns.fan_out.training import split_rows
+from ml_patterns.fan_out.split import split_rows
 
 Kind = Literal["own", "pooled", "incumbent", "none"]
 

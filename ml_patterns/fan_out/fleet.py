@@ -10,9 +10,10 @@ and only judges it.
 
 import logging
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,14 +21,24 @@ import pandas as pd
 
 from ml_patterns.branching.evidence import fingerprint
 from ml_patterns.branching.gate import Judgement, judge, judgement_of
-from ml_patterns.branching.probe import probe_artifacts
+from ml_patterns.branching.probe import ProbeProcess
 from ml_patterns.errors import ArtifactError, MLPatternsError
 from ml_patterns.fan_out.batch import Batch
 from ml_patterns.fan_out.cluster import train_on_cluster
 from ml_patterns.fan_out.cold_start import Choice
-from ml_patterns.fan_out.pool import Failed, Outcome, Trained, Work, train_job, train_regions
+from ml_patterns.fan_out.pool import (
+    Failed,
+    Job,
+    Member,
+    Outcome,
+    Trained,
+    Work,
+    train_job,
+    train_regions,
+)
+from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.registry.registry import Champion, DecisionRecord, ModelVersion, Registry
-from ml_patterns.storage.artifacts import Artifact, ArtifactStore
+from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.card import ModelCard
 
 log = logging.getLogger(__name__)
@@ -69,16 +80,10 @@ class RegionResult:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Where versions, verdicts and artifacts go.
-
-    Attributes:
-        judged_together: versions that one clean process probes; starting one costs about a second
-            of processor time, and what waits for it is judged after the last worker is done.
-    """
+    """Where versions, verdicts and artifacts go."""
 
     registry: Registry
     artifacts_root: str
-    judged_together: int = 50
 
     @property
     def artifacts(self) -> ArtifactStore:
@@ -95,8 +100,8 @@ class Fleet:
     ) -> Generator[RegionResult, None, None]:
         """Trains what changed and judges what has no verdict that still holds.
 
-        A version is judged while others are still being trained: what is done is on record, and
-        the machine's cores are not idle at the end. A clean process probes a few dozen at a time.
+        A version is judged as soon as it is trained, while others still are: what is done is on
+        record, and no core is idle at the end.
 
         Args:
             force: train what has not changed, too.
@@ -110,37 +115,66 @@ class Fleet:
         for region, choice in choices.items():
             if choice.kind in ("incumbent", "none"):
                 yield self._untrained(batch, region, choice, champions.get(region))
-        keys = batch.training_keys(choices)
-        known = {} if force else self._known(batch.settings.name, keys)
-        todo = {region: choices[region] for region in keys if region not in known}
-        judges = _Judges(self, batch, choices, data_checks or {})
-        trained: dict[str, tuple[ModelVersion, Trained | None]] = {}
-        outcomes = self._outcomes(batch, todo, work)
-        with closing(outcomes):
-            for outcome in outcomes:
-                if isinstance(outcome, Failed):
-                    rows = batch.regions[outcome.region].standing.rows
-                    yield RegionResult(outcome.region, "failed", outcome.reason, rows)
-                    continue
-                trained[outcome.region] = self._registered(batch, outcome), outcome
-                if len(trained) == self.judged_together:
-                    yield from judges.judged(trained)
-                    trained = {}
-        unchanged = {region: (version, None) for region, version in known.items()}
-        yield from judges.judged({**trained, **unchanged})
+        with ProbeProcess(self.artifacts_root) as probe:
+            gate = _Gate(self, batch, choices, data_checks or {}, probe)
+            unchanged: list[ModelVersion] = []
+            jobs = partial(self._jobs, batch, choices, None if force else unchanged, probe)
+            with closing(self._outcomes(batch.settings.training, jobs, work)) as outcomes:
+                for outcome in outcomes:
+                    if isinstance(outcome, Failed):
+                        rows = batch.regions[outcome.region].standing.rows
+                        yield RegionResult(outcome.region, "failed", outcome.reason, rows)
+                    else:
+                        yield gate.judged(self._registered(batch, outcome), outcome)
+                    while unchanged:
+                        yield gate.judged(unchanged.pop(0), None)
+            for version in unchanged:
+                yield gate.judged(version, None)
+
+    def _jobs(
+        self,
+        batch: Batch,
+        choices: Mapping[str, Choice],
+        unchanged: list[ModelVersion] | None,
+        probe: ProbeProcess,
+        folder: Path,
+    ) -> Iterator[Job]:
+        """What is to be trained, job by job: the first is begun while the next is prepared.
+
+        Args:
+            unchanged: gets the versions that training again would only repeat; None: repeat.
+        """
+        for number, training in enumerate(batch.trainings(choices)):
+            members = []
+            for region, key in training.keys.items():
+                known = None
+                if unchanged is not None:
+                    known = self.registry.find_trained(batch.settings.name, region, key)
+                if known is None:
+                    members.append(Member(region, choices[region].reason))
+                elif unchanged is not None:
+                    unchanged.append(known)
+            if members:
+                probe.start()
+                yield batch.job(training, members, folder / str(number), self.artifacts_root)
 
     def _outcomes(
-        self, batch: Batch, todo: Mapping[str, Choice], work: Work
+        self, settings: TrainingSettings, jobs: Callable[[Path], Iterator[Job]], work: Work
     ) -> Generator[Outcome, None, None]:
         """Trains in the pool or on the cluster; ends it and its files, however this ends."""
-        training = batch.settings.training
-        spread = train_on_cluster if training.backend == "dask" else train_regions
-        with tempfile.TemporaryDirectory(prefix="ml-patterns-") as folder:
-            jobs = batch.jobs(todo, Path(folder), self.artifacts_root)
-            with closing(
-                spread(jobs, workers=training.workers, timeout=training.region_timeout, work=work)
-            ) as outcomes:
-                yield from outcomes
+        spread = train_on_cluster if settings.backend == "dask" else train_regions
+        with (
+            tempfile.TemporaryDirectory(prefix="ml-patterns-") as folder,
+            closing(
+                spread(
+                    jobs(Path(folder)),
+                    workers=settings.workers,
+                    timeout=settings.region_timeout,
+                    work=work,
+                )
+            ) as outcomes,
+        ):
+            yield from outcomes
 
     def _registered(self, batch: Batch, outcome: Trained) -> ModelVersion:
         return self.registry.register(
@@ -160,78 +194,51 @@ class Fleet:
             return RegionResult(region, "incumbent", choice.reason, rows, serving)
         return RegionResult(region, "none", choice.reason, rows)
 
-    def _known(self, pipeline: str, keys: Mapping[str, str]) -> dict[str, ModelVersion]:
-        """The versions that training again would only repeat."""
-        found = {
-            region: self.registry.find_trained(pipeline, region, key)
-            for region, key in keys.items()
-        }
-        return {region: version for region, version in found.items() if version}
-
 
 @dataclass(frozen=True)
-class _Judges:
-    """The gate, for a few dozen versions of a batch at a time."""
+class _Gate:
+    """The gate, for the versions of a batch."""
 
     fleet: Fleet
     batch: Batch
     choices: Mapping[str, Choice]
     data_checks: Mapping[str, bool | None]
+    probe: ProbeProcess
 
-    def judged(
-        self, versions: Mapping[str, tuple[ModelVersion, Trained | None]]
-    ) -> Iterator[RegionResult]:
-        """A result per version; one that cannot be judged is a failure."""
-        waiting: dict[str, tuple[Artifact, pd.DataFrame]] = {}
-        for region, (version, work) in versions.items():
-            try:
-                artifact = self.fleet.artifacts.get(version.artifact)
-            except ArtifactError as error:
-                yield self._failed(version, f"{error}; train it again with force")
-                continue
-            test = self.batch.regions[region].slice(artifact.card.test)
-            settled = self._settled(version, test)
-            if settled:
-                yield self._result(version, artifact.card, settled, work)
-            else:
-                waiting[region] = artifact, test
-        addresses = sorted({artifact.address for artifact, _ in waiting.values()})
-        probes = probe_artifacts(self.fleet.artifacts_root, addresses) if addresses else {}
-        for region, (artifact, test) in waiting.items():
-            version, work = versions[region]
-            try:
-                judgement = judge(
-                    version=version,
-                    artifact=artifact,
-                    test=test,
-                    policy=self.batch.settings.gate,
-                    registry=self.fleet.registry,
-                    artifacts=self.fleet.artifacts,
-                    probe=probes[artifact.address],
-                    data_checks=self.data_checks,
-                )
-            except MLPatternsError as error:
-                yield self._failed(version, f"version {version.number} is not judged: {error}")
-            else:
-                yield self._result(version, artifact.card, judgement, work)
-
-    def _failed(self, version: ModelVersion, reason: str) -> RegionResult:
-        rows = self.batch.regions[version.region].standing.rows
-        return RegionResult(version.region, "failed", reason, rows, version)
-
-    def _result(
-        self, version: ModelVersion, card: ModelCard, judgement: Judgement, work: Trained | None
-    ) -> RegionResult:
+    def judged(self, version: ModelVersion, work: Trained | None) -> RegionResult:
+        """A version's result; one that cannot be judged is a failure."""
+        try:
+            artifact = self.fleet.artifacts.get(version.artifact)
+        except ArtifactError as error:
+            return self._failed(version, f"{error}; train it again with force")
+        test = self.batch.regions[version.region].slice(artifact.card.test)
+        try:
+            judgement = self._settled(version, test) or judge(
+                version=version,
+                artifact=artifact,
+                test=test,
+                policy=self.batch.settings.gate,
+                registry=self.fleet.registry,
+                artifacts=self.fleet.artifacts,
+                probe=self.probe.probe(artifact.address),
+                data_checks=self.data_checks,
+            )
+        except MLPatternsError as error:
+            return self._failed(version, f"version {version.number} is not judged: {error}")
         return RegionResult(
             region=version.region,
             status="trained" if work else "unchanged",
             reason=self.choices[version.region].reason,
             rows=self.batch.regions[version.region].standing.rows,
             version=version,
-            card=card,
+            card=artifact.card,
             judgement=judgement,
             work=work,
         )
+
+    def _failed(self, version: ModelVersion, reason: str) -> RegionResult:
+        rows = self.batch.regions[version.region].standing.rows
+        return RegionResult(version.region, "failed", reason, rows, version)
 
     def _settled(self, version: ModelVersion, test: pd.DataFrame) -> Judgement | None:
         """The verdict that a version has, if it was reached on just this evidence.

@@ -8,7 +8,7 @@ the gate's metric. Regions without a model are entries, too: a leaderboard that 
 failed would look best when everything fails.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
 import duckdb
@@ -71,11 +71,23 @@ def entries(
     return [_ranked(entry, rank) for rank, entry in enumerate(found, start=1)]
 
 
-def shortcomings(board: Sequence[Entry], settings: TrainingSettings) -> str | None:
-    """Why the fleet as a whole is not good enough to be called trained; None if it is."""
+def shortcomings(
+    board: Sequence[Entry], settings: TrainingSettings, retired: Collection[str] = ()
+) -> str | None:
+    """Why the fleet as a whole is not good enough to be called trained; None if it is.
+
+    Args:
+        retired: regions that are not on the board, because they are trained no more.
+    """
     failed = {entry.region for entry in board if entry.problem or entry.verdict == "none"}
     succeeded = {entry.region for entry in board} - failed
     missing = sorted(set(settings.must_have) - succeeded)
+    skipped = [region for region in missing if region in retired]
+    if skipped:
+        return (
+            f"training.must_have names {', '.join(skipped)}, which is retired: take it out of the "
+            "setting, or revive it by `ml-patterns region revive`"
+        )
     if missing:
         return f"training.must_have names {', '.join(missing)}, which got no model this time"
     share = 1 - len(failed) / len(board) if board else 1.0
@@ -104,8 +116,12 @@ def write_leaderboard(
     connection.execute("COMMIT")
 
 
-def markdown(board: Sequence[Entry]) -> str:
-    """The leaderboard as a table to read."""
+def markdown(board: Sequence[Entry], retired: Mapping[str, int | None] | None = None) -> str:
+    """The leaderboard as a table to read.
+
+    Args:
+        retired: regions that are trained no more -> version that goes on serving, if any.
+    """
     lines = [
         "| # | region | verdict | value | lower bound | majority | test rows | model | serves |",
         "|--:|:--|:--|--:|--:|--:|--:|:--|:--|",
@@ -126,7 +142,12 @@ def markdown(board: Sequence[Entry]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     notes = [f"- **{entry.region}**: {entry.problem}" for entry in board if entry.problem]
-    return "\n".join(lines + (["", "Without a new model this time:", "", *notes] if notes else []))
+    lines += ["", "Without a new model this time:", "", *notes] if notes else []
+    serving = [
+        f"- **{region}**: " + (f"v{version} goes on serving" if version else "serves no model")
+        for region, version in (retired or {}).items()
+    ]
+    return "\n".join(lines + (["", "Retired:", "", *serving] if serving else []))
 
 
 def _entry(

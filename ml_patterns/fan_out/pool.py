@@ -7,17 +7,19 @@ A worker gets its rows by file (a killed worker must not leave half a message in
 others share) and writes its artifact itself; what travels is a path one way and an address back.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +29,8 @@ from pebble import ProcessExpired, ProcessPool
 from ml_patterns.base import format_duration
 from ml_patterns.errors import UserError
 from ml_patterns.fan_out.settings import TrainingSettings
-from ml_patterns.fan_out.training import REGION_COLUMN, train, usable_rows, window
+from ml_patterns.fan_out.split import window
+from ml_patterns.fan_out.training import REGION_COLUMN, train, usable_rows
 from ml_patterns.fan_out.unchanged import member_key
 from ml_patterns.storage.artifacts import ArtifactStore
 from ml_patterns.storage.card import ModelCard
@@ -52,14 +55,13 @@ class Job:
     """One model to train: a region's own, or the pooled one for several regions.
 
     Attributes:
-        rows: number of rows, so that the longest jobs start first.
+        key: the training key, if it is known already.
         path: Feather file of the rows (`read_features`).
         artifacts: root of the artifact store.
     """
 
     kind: Literal["own", "pooled"]
     members: tuple[Member, ...]
-    rows: int
     path: str
     columns: tuple[FeatureColumn, ...]
     settings: TrainingSettings
@@ -67,6 +69,7 @@ class Job:
     label_delay: timedelta
     watermark: datetime | None
     artifacts: str
+    key: str | None = None
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -125,6 +128,7 @@ def train_job(job: Job) -> tuple[Trained, ...]:
         watermark=job.watermark,
         kind=job.kind,
         reason=job.members[0].reason,
+        key=job.key,
     )
     cards = [model.card] if job.kind == "own" else _member_cards(job, model.card, frame)
     store = ArtifactStore(job.artifacts)
@@ -147,43 +151,53 @@ def _peak_mb() -> float:
 
 
 def train_regions(
-    jobs: Sequence[Job], *, workers: int, timeout: timedelta, work: Work = train_job
+    jobs: Iterable[Job], *, workers: int, timeout: timedelta, work: Work = train_job
 ) -> Generator[Outcome, None, None]:
     """Trains every job and yields what became of each region, in the order they finish.
 
-    No worker outlives the iteration, however it ends. A worker that raises, dies or takes longer
-    than `timeout` costs the regions of its job alone; a death is tried once more.
+    Workers start with the first jobs, while the others are still being prepared; without a job none
+    does. No worker outlives the iteration, however it ends. A worker that raises, dies or takes
+    longer than `timeout` costs the regions of its job alone; a death is tried once more.
 
     Args:
+        jobs: in the order in which they are to start: the longest first.
         workers: processes; 0: one per core that this process may use.
         work: what a worker does with a job.
     """
-    todo = [_Task(job) for job in sorted(jobs, key=lambda job: (-job.rows, job.regions))]
+    waiting: Iterator[_Task] = map(_Task, jobs)
     breaks = 0
-    while todo and breaks < _TRIES:
+    while first := list(islice(waiting, workers or usable_cores())):
         pool = ProcessPool(
-            max_workers=min(workers or usable_cores(), len(todo)),
-            initializer=_end_with_parent,
+            max_workers=len(first),
+            initializer=_begin,
             # A fork would inherit the locks of Dagster's threads and LightGBM's OpenMP state.
             context=multiprocessing.get_context("spawn"),
         )
         left: list[_Task] = []
+        done = 0
         try:
-            yield from _drain(pool, todo, left, timeout, work)
+            for outcome in _drain(pool, chain(first, waiting), left, timeout, work):
+                done += 1
+                yield outcome
         finally:
             pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
-        breaks = breaks + 1 if len(left) == len(todo) else 0
-        todo = left
-    for task in todo:
-        reason = (
-            "no worker stayed alive long enough to take it; the step's log says what ended them"
-        )
-        yield from (Failed(region, reason) for region in task.job.regions)
+        breaks = 0 if done else breaks + 1
+        if breaks == _TRIES:
+            reason = (
+                "no worker stayed alive long enough to take it; the step's log says what ended them"
+            )
+            yield from (Failed(region, reason) for task in left for region in task.job.regions)
+            return
+        waiting = iter(left)
 
 
-def _end_with_parent() -> None:
-    """Runs in a new worker: whoever kills the run kills its workers, busy ones too."""
+def _begin() -> None:
+    """Runs in a new worker: whoever kills the run kills its workers, busy ones too.
+
+    What is loaded by then stays: it is not searched for garbage again and again, beside fits that
+    make little.
+    """
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -192,6 +206,9 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    import lightgbm  # noqa: F401 - each job needs it
+
+    gc.freeze()
 
 
 def usable_cores() -> int:
@@ -202,7 +219,7 @@ def usable_cores() -> int:
 
 
 def _drain(
-    pool: ProcessPool, todo: list[_Task], left: list[_Task], timeout: timedelta, work: Work
+    pool: ProcessPool, todo: Iterable[_Task], left: list[_Task], timeout: timedelta, work: Work
 ) -> Iterator[Outcome]:
     """Yields outcomes until nothing runs; what a broken pool never finished goes to `left`."""
     running: dict[Future[tuple[Trained, ...]], _Task] = {}

@@ -11,10 +11,9 @@ import dagster as dg
 
 from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
-from ml_patterns.fan_out.batch import batches
 from ml_patterns.fan_out.movement import movement
-from ml_patterns.partitions import range_tags, region_partitions
-from ml_patterns.registry.regions import known_regions
+from ml_patterns.fan_out.runs import batches
+from ml_patterns.partitions import range_tags, trained_regions
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
@@ -49,9 +48,7 @@ def _moved_features_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
             return dg.SkipReason(f"a run of {running} is under way")
         if not warehouse.warehouse().path.exists():
             return dg.SkipReason("there are no features yet")
-        known = set(known_regions(operational.engine(), pipeline))
-        keys = context.instance.get_dynamic_partitions(region_partitions(settings).name or "")
-        regions = [key for key in keys if key in known]
+        regions = trained_regions(context.instance, settings, operational.engine())
         if not regions:
             return dg.SkipReason("no region is known yet")
         since = trained_since(context.instance, dg.AssetKey([pipeline, "regional_model"]), regions)

@@ -14,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ml_patterns.fan_out.settings import TrainingSettings
+from ml_patterns.storage.card import Window
+
 Mask = npt.NDArray[np.bool_]
 _STEP = timedelta(microseconds=1)
 
@@ -79,6 +82,29 @@ def split_by_time(
         test_start=test_start,
         test_end=last + _STEP,
     )
+
+
+def split_rows(
+    rows: pd.DataFrame,
+    settings: TrainingSettings,
+    *,
+    label_delay: timedelta,
+    watermark: datetime | None,
+) -> Split | None:
+    """The bounds of the slices of `usable_rows`."""
+    return split_by_time(
+        rows["event_time"],
+        watermark=watermark,
+        label_delay=label_delay,
+        validation_share=settings.validation_share,
+        test_share=settings.test_share,
+    )
+
+
+def window(rows: pd.DataFrame, inside: Mask, start: datetime, end: datetime) -> Window:
+    """What the card says about a slice."""
+    positives = int(rows.loc[inside, "label"].sum())
+    return Window(start=start, end=end, rows=int(inside.sum()), positives=positives)
 
 
 def between(times: pd.Series, start: datetime, end: datetime) -> Mask:

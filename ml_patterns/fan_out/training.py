@@ -11,7 +11,6 @@ the order of the rows, the number of workers or the machine's cores.
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,9 +20,10 @@ import pandas as pd
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.metrics import Labels, Values, measure, persistence, row_losses
 from ml_patterns.fan_out.settings import Candidate, TrainingSettings
-from ml_patterns.fan_out.split import Mask, Split, naive, split_by_time
-from ml_patterns.fan_out.unchanged import fingerprint, training_key
-from ml_patterns.storage.card import Feature, Golden, ModelCard, Window, encode
+from ml_patterns.fan_out.split import Mask, naive, split_rows, window
+from ml_patterns.fan_out.unchanged import fingerprint, installed, training_key
+from ml_patterns.storage.card import Feature, Golden, ModelCard
+from ml_patterns.storage.encoding import encode
 from ml_patterns.storage.features import FeatureColumn
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def train(
     watermark: datetime | None,
     kind: Literal["own", "pooled"] = "own",
     reason: str = "",
+    key: str | None = None,
 ) -> TrainedModel:
     """Chooses a candidate on the validation slice and refits it on train + validation.
 
@@ -82,6 +83,7 @@ def train(
         columns: the features; a pooled model gets the region as one more.
         watermark: only rows before it are used (UTC); None: all.
         reason: why the region gets this kind of model, for the card.
+        key: the training key of just this, if it is known already.
 
     Raises:
         NothingToTrainError: train or validation slice is empty.
@@ -121,7 +123,8 @@ def train(
             rounds=chosen.rounds,
             candidate=chosen.candidate,
             seed=settings.seed,
-            training_key=training_key(
+            training_key=key
+            or training_key(
                 rows,
                 columns,
                 settings,
@@ -140,7 +143,7 @@ def train(
             },
             importances=_importances(booster, features),
             golden=_golden(booster, whole.values),
-            versions={library: version(library) for library in _LIBRARIES},
+            versions={library: installed(library) for library in _LIBRARIES},
         ),
     )
 
@@ -153,29 +156,6 @@ def usable_rows(frame: pd.DataFrame, watermark: datetime | None) -> pd.DataFrame
     return frame[labelled].sort_values(
         ["event_time", "region", "event_id"], kind="stable", ignore_index=True
     )
-
-
-def split_rows(
-    rows: pd.DataFrame,
-    settings: TrainingSettings,
-    *,
-    label_delay: timedelta,
-    watermark: datetime | None,
-) -> Split | None:
-    """The bounds of the slices of `usable_rows`."""
-    return split_by_time(
-        rows["event_time"],
-        watermark=watermark,
-        label_delay=label_delay,
-        validation_share=settings.validation_share,
-        test_share=settings.test_share,
-    )
-
-
-def window(rows: pd.DataFrame, inside: Mask, start: datetime, end: datetime) -> Window:
-    """What the card says about a slice."""
-    positives = int(rows.loc[inside, "label"].sum())
-    return Window(start=start, end=end, rows=int(inside.sum()), positives=positives)
 
 
 def _baseline(

@@ -5,32 +5,41 @@ or computing anything (`manifest.py`, `plan.py`, `build.py`).
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import duckdb
 
 from ml_patterns.base import utc_now
+from ml_patterns.dagster_internals import event_log_kept_open
 from ml_patterns.errors import MLPatternsError
 from ml_patterns.incremental import build, commit, cost, ledger, manifest, plan
 from ml_patterns.incremental.checks import (
+    check_event_files,
+    event_files_specs,
     every_row_accounted_for,
     every_row_accounted_for_spec,
 )
 from ml_patterns.incremental.column_lineage import layer_lineage
+from ml_patterns.incremental.dead_letter import removed
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.plan import Layer
-from ml_patterns.partitions import region_partitions, time_partitions
-from ml_patterns.registry.regions import add_regions, known_regions
+from ml_patterns.incremental.reporting import (
+    built_metadata,
+    find_regions,
+    materialization,
+    report_again,
+    untold,
+)
+from ml_patterns.partitions import time_partitions
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
-from ml_patterns.storage.sql import quoted
 from ml_patterns.table_metadata import schema_metadata, table_metadata
 
 GROUP = "incremental"
 _EVENTS_AT_ONCE = 200
-_SLACK = timedelta(minutes=1)  # between a commit and the event that reports it
 
 
 class BuildConfig(dg.Config):
@@ -70,6 +79,7 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
     @dg.asset(
         key=[settings.name, "event_files"],
         deps=[dg.AssetKey([settings.name, "database_rows"])] if settings.source else None,
+        check_specs=event_files_specs(settings),
         group_name=GROUP,
         owners=list(settings.owners),
         kinds={"duckdb", "file"},
@@ -80,36 +90,41 @@ def _event_files(settings: PipelineSettings) -> dg.AssetsDefinition:
     )
     def event_files(
         context: dg.AssetExecutionContext, warehouse: WarehouseResource
-    ) -> dg.MaterializeResult[None]:
+    ) -> Iterator[dg.MaterializeResult[None]]:
         with warehouse.get_connection() as connection:
             done = manifest.ingest(connection, settings, utc_now)
             accounts = ledger.accounts(connection, settings.name)
             columns = schema_metadata(ledger.stream_columns(connection, settings.name))
+            checks = check_event_files(connection, settings, accounts, done.missing)
+            accepted = manifest.accepted_partitions(connection, settings.name)
         known = time_partitions(settings)
-        keys = [grain.key(partition) for partition in done.changed]
+        news = {*done.changed, *untold(context.instance, settings, accepted)}
+        keys = [grain.key(partition) for partition in sorted(news)]
         keys = [key for key in keys if known.has_partition_key(key)]
-        for key in keys:
-            metadata = columns if key == keys[-1] else None
-            context.log_event(dg.AssetMaterialization(landed, partition=key, metadata=metadata))
-        for file in done.unreadable:
-            context.log.warning(file.error)
-        for path in done.missing:
-            context.log.warning(f"{path} was read before and is gone; its rows still count")
-        return dg.MaterializeResult(
-            metadata={
-                "files": done.files,
-                "rows": done.rows,
-                "partitions_changed": len(done.changed),
-                "watermark": str(done.watermark or "none yet"),
-                "accepted_total": accounts.accepted,
-                "too_late_total": accounts.too_late,
-                "too_late_share": accounts.too_late / max(accounts.delivered, 1),
-                "future_total": accounts.future,
-                "invalid_total": accounts.invalid,
-                "unreadable_files": dg.MetadataValue.json([f.error for f in done.unreadable]),
-                "missing_files": dg.MetadataValue.json(list(done.missing)),
-            }
-        )
+        with event_log_kept_open(context.instance):
+            for key in keys:
+                metadata = columns if key == keys[-1] else None
+                context.log_event(dg.AssetMaterialization(landed, partition=key, metadata=metadata))
+            for file in done.unreadable:
+                context.log.warning(file.error)
+            for path in done.missing:
+                context.log.warning(removed(path, settings.name))
+            yield dg.MaterializeResult(
+                metadata={
+                    "files": done.files,
+                    "rows": done.rows,
+                    "partitions_changed": len(done.changed),
+                    "watermark": str(done.watermark or "none yet"),
+                    "accepted_total": accounts.accepted,
+                    "too_late_total": accounts.too_late,
+                    "too_late_share": accounts.too_late / max(accounts.delivered, 1),
+                    "future_total": accounts.future,
+                    "invalid_total": accounts.invalid,
+                    "unreadable_files": dg.MetadataValue.json([f.error for f in done.unreadable]),
+                    "missing_files": dg.MetadataValue.json(list(done.missing)),
+                },
+                check_results=checks,
+            )
 
     return event_files
 
@@ -131,10 +146,14 @@ def _event_aggregates(settings: PipelineSettings) -> dg.AssetsDefinition:
         "committed exactly once.",
     )
     def event_aggregates(
-        context: dg.AssetExecutionContext, config: BuildConfig, warehouse: WarehouseResource
+        context: dg.AssetExecutionContext,
+        config: BuildConfig,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult | dg.MaterializeResult[None]]:
-        yield from _build(context, settings, "aggregates", config, warehouse)
-        yield every_row_accounted_for(settings, warehouse)
+        with event_log_kept_open(context.instance):
+            yield from _build(context, settings, "aggregates", config, warehouse, operational)
+            yield every_row_accounted_for(settings, warehouse)
 
     return event_aggregates
 
@@ -170,30 +189,14 @@ def _event_features(settings: PipelineSettings) -> dg.AssetsDefinition:
         warehouse: WarehouseResource,
         operational: OperationalResource,
     ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-        yield from _build(context, settings, "features", config, warehouse)
-        with warehouse.reading() as connection:
-            regions = [
-                row[0]
-                for row in connection.execute(
-                    f"SELECT DISTINCT region FROM {quoted(settings.name)}.event_features"
-                ).fetchall()
-            ]
-        add_regions(operational.engine(), settings.name, regions)
-        announce_regions(context.instance, settings, operational)
+        with event_log_kept_open(context.instance):
+            yield from _build(context, settings, "features", config, warehouse, operational)
+        try:
+            find_regions(context.instance, settings, warehouse, operational)
+        except MLPatternsError as error:  # the others are known: they are trained all the same
+            raise dg.Failure(str(error), allow_retries=False) from error
 
     return event_features
-
-
-def announce_regions(
-    instance: dg.DagsterInstance, settings: PipelineSettings, operational: OperationalResource
-) -> None:
-    """Makes every known region a partition of this Dagster instance, which may be a fresh one."""
-    found = known_regions(operational.engine(), settings.name)
-    name = region_partitions(settings).name or ""
-    present = set(instance.get_dynamic_partitions(name)) if found else set()
-    fresh = [region for region in found if region not in present]
-    if fresh:
-        instance.add_dynamic_partitions(name, fresh)
 
 
 def _build(
@@ -202,6 +205,7 @@ def _build(
     layer: Layer,
     config: BuildConfig,
     warehouse: WarehouseResource,
+    operational: OperationalResource,
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
     """Builds the run's partitions; the warehouse is let go while Dagster records them.
 
@@ -211,7 +215,7 @@ def _build(
     """
     grain = Grain(settings.events.grain)
     partitions = [grain.parse(key) for key in context.partition_keys]
-    healed = report_again(context.instance, settings, layer, warehouse)
+    healed = report_again(context.instance, settings, layer, warehouse, operational)
     if healed:
         context.log.info(f"{layer}: {healed} partitions of a run that died are recorded now")
     wants: Mapping[datetime, plan.Wanted] | None = None
@@ -240,9 +244,12 @@ def _build(
                     if not partitions:
                         columns = _columns(context, connection, settings, layer)
             finally:
+                if done and layer == "features":
+                    with suppress(MLPatternsError):  # of a name that cannot be: at the asset's end
+                        find_regions(context.instance, settings, warehouse, operational)
                 if config.only_due:
                     yield from (
-                        _materialization(
+                        materialization(
                             context.asset_key, grain, one, columns if one is done[-1] else {}
                         )
                         for one in done
@@ -251,12 +258,12 @@ def _build(
             context.log.info(f"{layer}: {len(done)} partitions built")
     except MLPatternsError as error:
         if not config.only_due:  # what was committed before the failure stays built
-            yield from (_materialization(context.asset_key, grain, one) for one in built)
+            yield from (materialization(context.asset_key, grain, one) for one in built)
         raise dg.Failure(str(error), allow_retries=False) from error
     if not config.only_due:
         for one in built:
             context.add_asset_metadata(
-                {**_metadata(one), **(columns if one is built[-1] else {})},
+                {**built_metadata(one), **(columns if one is built[-1] else {})},
                 partition_key=grain.key(one.partition),
             )
         yield dg.MaterializeResult()
@@ -275,68 +282,3 @@ def _columns(
     except duckdb.Error as error:  # a drawing is no reason to fail what is committed
         context.log.warning(f"{layer}: no column lineage, the planner says: {error}")
     return table_metadata(connection, settings.name, commit.TABLES[layer], lineage)
-
-
-def _materialization(
-    asset: dg.AssetKey, grain: Grain, done: build.Built, columns: Mapping[str, Any] | None = None
-) -> dg.AssetMaterialization:
-    return dg.AssetMaterialization(
-        asset, partition=grain.key(done.partition), metadata={**_metadata(done), **(columns or {})}
-    )
-
-
-def _metadata(done: build.Built) -> dict[str, Any]:
-    return {
-        "dagster/partition_row_count": done.rows,
-        "rows_in": done.counts.accepted,
-        "kept": done.counts.kept,
-        "superseded": done.counts.superseded,
-        "duplicate": done.counts.duplicate,
-        "scanned": done.scanned,
-        "seconds": round(done.seconds, 4),
-        "generation": done.generation,
-    }
-
-
-def report_again(
-    instance: dg.DagsterInstance,
-    settings: PipelineSettings,
-    layer: Layer,
-    warehouse: WarehouseResource,
-) -> int:
-    """Records partitions that were committed by a run that died before it told Dagster.
-
-    Nothing is computed. A fresh Dagster instance beside an old warehouse learns all of them.
-
-    Returns:
-        How many were recorded.
-    """
-    if not warehouse.warehouse().path.exists():
-        return 0
-    asset = dg.AssetKey([settings.name, f"event_{layer}"])
-    grain, keys = Grain(settings.events.grain), time_partitions(settings)
-    told = instance.get_materialized_partitions(asset)
-    last = instance.get_latest_materialization_event(asset)
-    since = None if last is None else datetime.fromtimestamp(last.timestamp, UTC) - _SLACK
-    with warehouse.reading() as connection:
-        committed = build.committed(connection, settings, layer)
-    healed = 0
-    for done, computed_at in committed:
-        key = grain.key(done.partition)
-        recent = since is None or computed_at >= since
-        behind = key not in told or (
-            recent and _told_generation(instance, asset, key) != done.generation
-        )
-        if behind and keys.has_partition_key(key):
-            instance.report_runless_asset_event(_materialization(asset, grain, done))
-            healed += 1
-    return healed
-
-
-def _told_generation(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str) -> object:
-    """The generation that Dagster recorded last for a partition."""
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1
-    ).records
-    event = records[0].asset_materialization if records else None
-    return event.metadata["generation"].value if event and "generation" in event.metadata else None

@@ -14,8 +14,9 @@ import duckdb
 
 from ml_patterns.incremental import computing, files, ledger, loading, sources, transform
 from ml_patterns.incremental.grain import Grain, naive
+from ml_patterns.incremental.layer_code import code_of
 from ml_patterns.incremental.manifest import timestamp
-from ml_patterns.incremental.plan import LAYERS, Layer, code_of, compare
+from ml_patterns.incremental.plan import LAYERS, Layer, compared
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
@@ -147,9 +148,8 @@ def closed_partitions(
     mark = ledger.watermark(connection, settings)
     if mark is None:
         return []
-    compare(connection, settings, layer)
     rows = connection.execute(
-        f"SELECT partition_start FROM _{layer} WHERE NOT due "
+        f"SELECT partition_start FROM ({compared(connection, settings, layer)}) WHERE NOT due "
         f"AND partition_start + {Grain(settings.events.grain).interval} <= ? ORDER BY ALL",
         [naive(mark)],
     ).fetchall()
@@ -219,11 +219,11 @@ def gaps(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> l
     mark = ledger.watermark(connection, settings)
     if mark is None:
         return []
-    compare(connection, settings, "features")
     found: set[datetime] = set()
     for layer in LAYERS:
         rows = connection.execute(
-            f"SELECT partition_start FROM _{layer} WHERE built_events IS NULL "
+            f"SELECT partition_start FROM ({compared(connection, settings, layer)}) "
+            "WHERE built_events IS NULL "
             f"AND partition_start + {Grain(settings.events.grain).interval} <= ?",
             [naive(mark)],
         ).fetchall()

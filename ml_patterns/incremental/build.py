@@ -24,9 +24,10 @@ from ml_patterns.incremental import computing, files, ledger, loading, transform
 from ml_patterns.incremental.commit import TABLES, Commit
 from ml_patterns.incremental.computing import Result
 from ml_patterns.incremental.copying import Counts
+from ml_patterns.incremental.layer_code import code_of
 from ml_patterns.incremental.loading import Loaded
 from ml_patterns.incremental.manifest import Step
-from ml_patterns.incremental.plan import Layer, Wanted, code_of, wanted
+from ml_patterns.incremental.plan import Layer, Wanted, wanted
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table

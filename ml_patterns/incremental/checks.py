@@ -8,9 +8,11 @@ import random
 from collections.abc import Sequence
 
 import dagster as dg
+import duckdb
 
 from ml_patterns.incremental import audit, ledger
 from ml_patterns.incremental.audit import Discrepancy
+from ml_patterns.incremental.dead_letter import removed
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.plan import LAYERS
 from ml_patterns.settings import PipelineSettings
@@ -23,9 +25,6 @@ _SHOWN = 20
 def build_checks(settings: PipelineSettings) -> list[dg.AssetChecksDefinition]:
     """The checks that are steps of their own."""
     return [
-        _every_file_readable(settings),
-        _arrives_within_grace(settings),
-        _schema_unchanged(settings),
         _no_gaps(settings),
         _event_ids_have_one_time(settings),
         _matches_full_recompute(settings),
@@ -43,10 +42,11 @@ def _key(settings: PipelineSettings, asset: str) -> dg.AssetKey:
 
 
 def _warning(
-    found: Sequence[Discrepancy], **metadata: dg.MetadataValue | int | float
+    name: str, found: Sequence[Discrepancy], **metadata: dg.MetadataValue | int | float
 ) -> dg.AssetCheckResult:
     """Passed where nothing was found; the first sentence says what."""
     return dg.AssetCheckResult(
+        check_name=name,
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
         description=found[0].sentence if found else None,
@@ -57,48 +57,65 @@ def _warning(
     )
 
 
-def _every_file_readable(settings: PipelineSettings) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=_key(settings, "event_files"), description="Every landed file can be read."
-    )
-    def every_file_readable(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-        with warehouse.reading() as connection:
-            bad = ledger.unreadable_files(connection, settings.name)
-        return _warning([Discrepancy(file.error) for file in bad], unreadable_files=len(bad))
+def event_files_specs(settings: PipelineSettings) -> list[dg.AssetCheckSpec]:
+    """The checks that `event_files` evaluates itself: they ask the ledger that it has just written.
 
-    return every_file_readable
-
-
-def _arrives_within_grace(settings: PipelineSettings) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=_key(settings, "event_files"),
-        description="The share of rows that come too late stays below "
-        f"{settings.events.max_too_late_share:.2%}; `ml-patterns plan --lateness` shows what "
-        "another grace period would change.",
-    )
-    def arrives_within_grace(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-        with warehouse.reading() as connection:
-            found = ledger.accounts(connection, settings.name)
-        share = found.too_late / found.delivered if found.delivered else 0.0
-        late = share > settings.events.max_too_late_share
-        sentence = f"{found.too_late:,} of {found.delivered:,} rows came too late"
-        return _warning(
-            [Discrepancy(sentence)] if late else [], share=share, too_late=found.too_late
-        )
-
-    return arrives_within_grace
+    As steps of their own they would take longer than most registrations.
+    """
+    asset = _key(settings, "event_files")
+    return [
+        dg.AssetCheckSpec(
+            "every_file_readable",
+            asset=asset,
+            description="Every landed file can be read, and none whose rows count went away: that "
+            "is an error until it is back, or somebody lets it go.",
+        ),
+        dg.AssetCheckSpec(
+            "arrives_within_grace",
+            asset=asset,
+            description="The share of rows that come too late stays below "
+            f"{settings.events.max_too_late_share:.2%}; `ml-patterns plan --lateness` shows what "
+            "another grace period would change.",
+        ),
+        dg.AssetCheckSpec(
+            "schema_unchanged",
+            asset=asset,
+            description="The newest files have the columns and types of the files before them.",
+        ),
+    ]
 
 
-def _schema_unchanged(settings: PipelineSettings) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=_key(settings, "event_files"),
-        description="The newest files have the columns and types of the files before them.",
-    )
-    def schema_unchanged(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-        with warehouse.reading() as connection:
-            return _warning(audit.schema_changes(connection, settings))
+def check_event_files(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    found: ledger.Accounts,
+    missing: Sequence[str],
+) -> list[dg.AssetCheckResult]:
+    """What the ledger says to each of `event_files_specs`.
 
-    return schema_unchanged
+    Args:
+        missing: files that were read before and are gone.
+    """
+    bad = [file.error for file in ledger.unreadable_files(connection, settings.name)]
+    gone = [removed(path, settings.name) for path in missing]
+    share = found.too_late / found.delivered if found.delivered else 0.0
+    sentence = f"{found.too_late:,} of {found.delivered:,} rows came too late"
+    late = [Discrepancy(sentence)] if share > settings.events.max_too_late_share else []
+    return [
+        dg.AssetCheckResult(
+            check_name="every_file_readable",
+            passed=not bad and not gone,
+            severity=dg.AssetCheckSeverity.ERROR if gone else dg.AssetCheckSeverity.WARN,
+            description=next(iter([*gone, *bad]), None),
+            metadata={
+                "found": dg.MetadataValue.json([*gone, *bad][:_SHOWN]),
+                "unreadable_files": len(bad),
+                "missing_files": len(gone),
+            },
+        ),
+        _warning("arrives_within_grace", late, share=share, too_late=found.too_late),
+        _warning("schema_unchanged", audit.schema_changes(connection, settings)),
+    ]
 
 
 def _no_gaps(settings: PipelineSettings) -> dg.AssetChecksDefinition:
@@ -112,6 +129,7 @@ def _no_gaps(settings: PipelineSettings) -> dg.AssetChecksDefinition:
         with warehouse.reading() as connection:
             missing = audit.gaps(connection, settings)
         return _warning(
+            "no_gaps",
             [Discrepancy(f"{grain.key(partition)} was never built") for partition in missing],
             gaps=len(missing),
         )
@@ -129,6 +147,7 @@ def _event_ids_have_one_time(settings: PipelineSettings) -> dg.AssetChecksDefini
         with warehouse.reading() as connection:
             ids = audit.ids_with_many_times(connection, settings)
         return _warning(
+            "event_ids_have_one_time",
             [Discrepancy(f"event {name} lies in several partitions") for name in ids],
             events=len(ids),
         )

@@ -87,7 +87,6 @@ def ahead(
     idle: queue.SimpleQueue[duckdb.DuckDBPyConnection] = queue.SimpleQueue()
     cursors = [connection.cursor() for _ in range(workers)]
     for cursor in cursors:
-        cursor.execute("SET TimeZone = 'UTC'")
         idle.put(cursor)
 
     def work(batch: Sequence[datetime], table: str) -> Result:

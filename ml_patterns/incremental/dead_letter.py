@@ -1,17 +1,20 @@
-"""Rows that do not count: listing them, and letting them count after all.
+"""Rows that do not count and files that went away: what a person has to answer.
 
-Belongs here: the dead letter, a view over the ledger. Does not: deciding which rows do not count
-(`manifest.py`).
+Belongs here: the dead letter, a view over the ledger; letting its rows count after all. Does not:
+deciding which rows do not count (`manifest.py`), letting a removed file go (`ledger.py`).
 """
 
 from datetime import datetime
 
 import duckdb
 
+from ml_patterns.incremental.files import list_files
 from ml_patterns.incremental.grain import naive
 from ml_patterns.incremental.ledger import Transaction
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
+
+_NAMED = 5
 
 
 def replay(
@@ -52,3 +55,25 @@ def dead_letters(
 ) -> list[tuple[str, datetime | None, str, int, datetime, datetime | None]]:
     """Rows that do not count: path, partition, class, rows, registered at, watermark before."""
     return connection.execute(f"FROM {quoted(pipeline)}.dead_letter").fetchall()
+
+
+def removed_files(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> list[str]:
+    """A sentence for each of the first files that count and no longer lie where they were read.
+
+    A last one says how many more there are: a moved landing zone is all of them.
+    """
+    counting = connection.execute(
+        f"SELECT path FROM {quoted(settings.name)}.current_files WHERE state = 'read' ORDER BY path"
+    ).fetchall()
+    lying = {file.path for file in list_files(settings.event_glob)}
+    gone = [path for (path,) in counting if path not in lying]
+    more = [f"{len(gone) - _NAMED} more files whose rows count are gone"] * (len(gone) > _NAMED)
+    return [*(removed(path, settings.name) for path in gone[:_NAMED]), *more]
+
+
+def removed(path: str, pipeline: str) -> str:
+    """What is the matter with a removed file, and what to do."""
+    return (
+        f"{path} was read before and is gone; its rows still count: put it back, or let it go with "
+        f"`ml-patterns dead-letter acknowledge {pipeline} {path}`"
+    )

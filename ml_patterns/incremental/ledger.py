@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from ml_patterns.errors import UserError
 from ml_patterns.incremental.files import LandedFile, look
 from ml_patterns.incremental.grain import naive
-from ml_patterns.incremental.settings import EventsSettings
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 
@@ -48,11 +48,11 @@ class Listing:
     """What one look at the landed files changed.
 
     Attributes:
-        new: revisions numbered by it.
+        new: revisions numbered by it, in ingest order.
         missing: paths that were read before and are no longer there.
     """
 
-    new: int
+    new: tuple[Revision, ...]
     missing: tuple[str, ...]
 
 
@@ -98,23 +98,13 @@ def exists(connection: duckdb.DuckDBPyConnection, pipeline: str) -> bool:
     )
 
 
-def _asked(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[object, ...] | None:
+def _asked(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...] | None:
     """A row, or None where the table is missing: ten times cheaper than DuckDB's list of tables."""
     try:
-        return connection.execute(sql).fetchone()
+        rows = connection.execute(sql).fetchall()  # a result left unread would bar the next `.sql`
     except duckdb.CatalogException:
         return None
-
-
-def reading_of(events: EventsSettings) -> str:
-    """The settings that decide how a file's rows are read; a change reads every file again."""
-    return "|".join(
-        str(part)
-        for part in (
-            events.id, events.time, events.version, events.region,
-            events.timezone, events.grain, events.start, events.end,
-        )
-    )  # fmt: skip
+    return rows[0] if rows else None
 
 
 def watermark(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> datetime | None:
@@ -123,12 +113,11 @@ def watermark(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings)
     Greatest event time accepted by all listings so far, minus the grace period. It never falls:
     revisions that were replaced still count.
     """
-    if not exists(connection, settings.name):
-        return None
-    row = connection.execute(
+    row = _asked(
+        connection,
         f"SELECT max(newest) FROM {quoted(settings.name)}.partition_manifest "
-        "WHERE class = 'accepted'"
-    ).fetchone()
+        "WHERE class = 'accepted'",
+    )
     newest = row[0] if row else None
     return None if newest is None else (newest - settings.events.grace).replace(tzinfo=UTC)
 
@@ -145,48 +134,63 @@ def record_listing(
     is that of everything seen before.
     """
     schema = quoted(settings.name)
-    reading = reading_of(settings.events)
+    reading = settings.events.reading
     before = watermark(connection, settings)
-    known: dict[str, tuple[int, str, str, str]] = {
-        path: (size, tag, held, state)
-        for path, size, tag, held, state in connection.execute(
-            f"SELECT path, size, tag, reading, state FROM {schema}.source_files "
-            "QUALIFY row_number() OVER (PARTITION BY path ORDER BY revision DESC) = 1"
+    # The newest revision of each path: the last one wins. A listing costs a history of files what
+    # it costs for each of them, here and in `list_files`, so that little is done for each.
+    known = {
+        row[0]: row
+        for row in connection.execute(
+            "SELECT path, size, CASE WHEN reading = ? THEN tag END, state = 'read' "
+            f"FROM {schema}.source_files ORDER BY revision",
+            [reading],
         ).fetchall()
     }
-    new = [f for f in files if known.get(f.path, ())[:3] != (f.size, f.tag, reading)]
-    listed = {file.path for file in files}
-    missing = tuple(
-        sorted(p for p, (*_, state) in known.items() if p not in listed and state == "read")
-    )
+    none = (None,) * 4
+    new = [f for f in files if (row := known.get(f.path, none))[1] != f.size or row[2] != f.tag]
+    gone = known.keys() - {file.path for file in files}
+    missing = tuple(sorted(path for path in gone if known[path][3]))
     if not new:
-        return Listing(0, missing)
+        return Listing((), missing)
+    at, mark = naive(registered_at), before and naive(before)
+    firsts = _first_watermarks(connection, schema, [f.path for f in new if f.path in known])
     with Transaction(connection):
-        listing = _next(connection, f"{schema}.listings", "listing")
+        first, listing = connection.execute(
+            f"SELECT (SELECT coalesce(max(revision), 0) + 1 FROM {schema}.source_files), "
+            f"(SELECT coalesce(max(listing), 0) + 1 FROM {schema}.listings)"
+        ).fetchall()[0]
+        numbered = tuple(
+            Revision(first + offset, file.path, at, firsts.get(file.path, mark))
+            for offset, file in enumerate(new)
+        )
+        connection.execute(f"INSERT INTO {schema}.listings VALUES (?, ?, ?)", [listing, at, mark])
         connection.execute(
-            f"INSERT INTO {schema}.listings VALUES (?, ?, ?)",
-            [listing, naive(registered_at), before and naive(before)],
-        )
-        first = _next(connection, f"{schema}.source_files", "revision")
-        connection.executemany(
-            f"""
-            INSERT INTO {schema}.source_files
-            SELECT ?, ?, ?, ?, l.listing,
-                -- A corrected file keeps the watermark of its first revision.
-                CASE WHEN f.revision IS NULL THEN l.watermark_before ELSE f.watermark_before END,
-                l.registered_at, ?, 'listed', NULL, NULL, NULL
-            FROM {schema}.listings l
-            LEFT JOIN (
-                SELECT * FROM {schema}.source_files WHERE path = ? ORDER BY revision LIMIT 1
-            ) f ON TRUE
-            WHERE l.listing = ?
-            """,
+            f"INSERT INTO {schema}.source_files SELECT unnest(?::BIGINT[]), unnest(?::VARCHAR[]), "
+            "unnest(?::BIGINT[]), unnest(?::VARCHAR[]), ?, unnest(?::TIMESTAMP[]), ?, ?, 'listed', "
+            "NULL, NULL, NULL",
             [
-                [first + offset, f.path, f.size, f.tag, reading, f.path, listing]
-                for offset, f in enumerate(new)
+                [revision.revision for revision in numbered], [file.path for file in new],
+                [file.size for file in new], [file.tag for file in new], listing,
+                [revision.watermark_before for revision in numbered], at, reading,
             ],
-        )
-    return Listing(len(new), missing)
+        )  # fmt: skip
+    return Listing(numbered, missing)
+
+
+def _first_watermarks(
+    connection: duckdb.DuckDBPyConnection, schema: str, corrected: Sequence[str]
+) -> dict[str, datetime | None]:
+    """A corrected file keeps the watermark of its first revision."""
+    if not corrected:
+        return {}
+    return dict(
+        connection.execute(
+            f"SELECT path, watermark_before FROM {schema}.source_files "
+            "WHERE list_contains(?, path) "
+            "QUALIFY row_number() OVER (PARTITION BY path ORDER BY revision) = 1",
+            [list(corrected)],
+        ).fetchall()
+    )
 
 
 def waiting(connection: duckdb.DuckDBPyConnection, pipeline: str) -> list[Revision]:

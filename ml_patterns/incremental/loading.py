@@ -144,7 +144,7 @@ def _held(
         f"""
         SELECT partition_start, sum(e.rows)::BIGINT, count(*) = 1 AND any_value(ids = e.rows),
             list((path, f.size, f.tag)), any_value(f.columns), any_value(f.types)
-        FROM {schema}.entries e JOIN {schema}.current_files f USING (revision, path)
+        FROM {schema}.entries e JOIN {schema}.source_files f USING (revision, path)
         WHERE counts AND list_contains(?::TIMESTAMP[], partition_start)
         GROUP BY partition_start
         """,

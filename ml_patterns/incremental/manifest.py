@@ -56,6 +56,15 @@ class Ingest:
     watermark: datetime | None
 
 
+def accepted_partitions(connection: duckdb.DuckDBPyConnection, pipeline: str) -> list[datetime]:
+    """Partitions with accepted rows (first instants, UTC)."""
+    rows = connection.execute(
+        f"SELECT DISTINCT partition_start FROM {quoted(pipeline)}.partition_manifest "
+        "WHERE class = 'accepted'"
+    ).fetchall()
+    return [partition for (partition,) in rows]
+
+
 def timestamp(moment: datetime | None) -> str:
     """A moment as an SQL timestamp literal."""
     return "NULL::TIMESTAMP" if moment is None else f"TIMESTAMP {literal(str(naive(moment)))}"
@@ -101,14 +110,13 @@ def ingest(
     listed = list_files(pattern)
     listing = ledger.record_listing(connection, settings, listed, clock())
     step("listed")
-    fresh = ledger.waiting(connection, pipeline) if listing.new else []
-    _read(connection, pipeline, events, fresh, step)
-    revisions = [revision.revision for revision in (*leftover, *fresh)]
-    files, rows = _size(connection, pipeline, revisions) if revisions else (0, 0)
+    _read(connection, pipeline, events, listing.new, step)
+    revisions = [revision.revision for revision in (*leftover, *listing.new)]
+    files, rows, changed = _told(connection, pipeline, revisions) if revisions else (0, 0, ())
     return Ingest(
         files=files,
         rows=rows,
-        changed=_changed(connection, pipeline, revisions) if revisions else (),
+        changed=changed,
         unreadable=tuple(ledger.unreadable_files(connection, pipeline)),
         missing=listing.missing,
         watermark=ledger.watermark(connection, settings),
@@ -123,6 +131,8 @@ def _read(
     step: Step,
 ) -> None:
     """Reads revisions, many at a time where their columns agree; a bad file costs only itself."""
+    if not revisions:
+        return
     stream = stream_columns(connection, pipeline)
     described = []
     for revision in revisions:
@@ -197,6 +207,7 @@ def _judge(
     schema = quoted(pipeline)
     paths = [revision.path for revision in revisions]
     numbers = [revision.revision for revision in revisions]
+    watermarks = [revision.watermark_before for revision in revisions]
     rows = sources.typed_rows(paths, found, stream, events)
     content = ", ".join(quoted(name) for name in stream if name in found)
     time, region = quoted(events.time), f"trim(CAST({quoted(events.region)} AS VARCHAR))"
@@ -221,15 +232,14 @@ def _judge(
                 sum(rows), sum(fingerprint)::VARCHAR, max(newest), any_value(ids)
             FROM (
                 SELECT *, {class_of_rows(events)} AS class
-                FROM _summed JOIN {schema}.source_files USING (path)
-                LEFT JOIN (
-                    SELECT unnest(?::VARCHAR[]) AS path, unnest(?::BIGINT[]) AS ids
+                FROM _summed JOIN (
+                    SELECT unnest(?::VARCHAR[]) AS path, unnest(?::BIGINT[]) AS revision,
+                        unnest(?::TIMESTAMP[]) AS watermark_before, unnest(?::BIGINT[]) AS ids
                 ) USING (path)
-                WHERE list_contains(?, revision)
             )
             GROUP BY ALL
             """,
-            [list(ids), list(ids.values()), numbers],
+            [paths, numbers, watermarks, [ids.get(path) for path in paths]],
         )
         connection.execute(
             f"UPDATE {schema}.source_files SET state = 'read', error = NULL, columns = ?, "
@@ -270,31 +280,18 @@ def _count_ids(
         return dict(zip(paths, pool.map(count, paths), strict=True))
 
 
-def _changed(
+def _told(
     connection: duckdb.DuckDBPyConnection, pipeline: str, revisions: Sequence[int]
-) -> tuple[datetime, ...]:
-    """Partitions that revisions touch, or that the revisions they replace touched."""
+) -> tuple[int, int, tuple[datetime, ...]]:
+    """Files and rows of revisions, and the partitions that they or what they replace touch."""
     schema = quoted(pipeline)
-    rows = connection.execute(
-        f"""
-        SELECT DISTINCT partition_start FROM {schema}.partition_manifest m
-        JOIN {schema}.source_files f USING (revision)
-        WHERE class = 'accepted' AND f.path IN (
-            SELECT path FROM {schema}.source_files WHERE list_contains(?, revision)
-        )
-        ORDER BY partition_start
-        """,
-        [list(revisions)],
+    entries = connection.execute(
+        f"SELECT revision, partition_start, class, rows FROM {schema}.partition_manifest "
+        f"JOIN {schema}.source_files USING (revision) WHERE path IN ("
+        f"SELECT path FROM {schema}.source_files WHERE list_contains(?, revision))",
+        [revisions],
     ).fetchall()
-    return tuple(row[0] for row in rows)
-
-
-def _size(
-    connection: duckdb.DuckDBPyConnection, pipeline: str, revisions: Sequence[int]
-) -> tuple[int, int]:
-    row = connection.execute(
-        f"SELECT count(DISTINCT revision), coalesce(sum(rows), 0) "
-        f"FROM {quoted(pipeline)}.partition_manifest WHERE list_contains(?, revision)",
-        [list(revisions)],
-    ).fetchone()
-    return (int(row[0]), int(row[1])) if row else (0, 0)
+    these = set(revisions)
+    read = [(entry[0], entry[3]) for entry in entries if entry[0] in these]
+    changed = {entry[1] for entry in entries if entry[2] == "accepted"}
+    return len({revision for revision, _ in read}), sum(n for _, n in read), tuple(sorted(changed))

@@ -11,7 +11,6 @@ after a crash all ask this module.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ import duckdb
 
 from ml_patterns.incremental import ledger
 from ml_patterns.incremental.grain import Grain, naive
+from ml_patterns.incremental.layer_code import code_of
 from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
@@ -28,13 +28,6 @@ from ml_patterns.storage.warehouse import has_table
 
 Layer = Literal["aggregates", "features"]
 LAYERS: tuple[Layer, ...] = ("aggregates", "features")
-
-_TOKEN = re.compile(
-    r"(?P<text>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
-    r"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)|--[^\n]*|(?P<comment>/\*)|\s+",
-    re.DOTALL,
-)
-_COMMENT_MARK = re.compile(r"/\*|\*/")
 
 
 @dataclass(frozen=True)
@@ -64,48 +57,6 @@ class DuePartition:
     want: Wanted
 
 
-def normalised(sql: str) -> str:
-    """SQL without comments and superfluous white space: a changed comment restates nothing."""
-    parts: list[str] = []
-    position = 0
-    while token := _TOKEN.search(sql, position):
-        parts += [sql[position : token.start()], token["text"] or " "]
-        position = _comment_end(sql, token.start()) if token["comment"] else token.end()
-    parts = [part for part in (*parts, sql[position:]) if part]
-    once = [part for n, part in enumerate(parts) if part != " " or parts[n - 1 : n] != [" "]]
-    return "".join(once).strip().rstrip(";").strip()
-
-
-def _comment_end(sql: str, start: int) -> int:
-    """Comments nest in DuckDB as in PostgreSQL."""
-    depth = 0
-    for mark in _COMMENT_MARK.finditer(sql, start):
-        depth += 1 if mark[0] == "/*" else -1
-        if depth == 0:
-            return mark.end()
-    return len(sql)
-
-
-def code_of(settings: PipelineSettings, layer: Layer) -> str:
-    """Hashes of a layer's SQL and of the settings that change its values: `<SQL>/<settings>`."""
-    if layer == "aggregates":
-        sql, values = settings.aggregates_sql, [ledger.reading_of(settings.events)]
-    else:
-        sql = settings.features_sql
-        values = [
-            ledger.reading_of(settings.events),
-            str(settings.aggregates.window),
-            ",".join(sorted(settings.aggregates.label_columns)),
-            str(settings.events.label_delay),
-            ",".join(table.name for table in settings.external),
-        ]
-    return f"{_short(normalised(sql))}/{_short(*values)}"
-
-
-def _short(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-
-
 def plan(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer, now: datetime
 ) -> list[DuePartition]:
@@ -114,24 +65,76 @@ def plan(
     A feature partition waits until the aggregates in its window are built. A partition that has
     not ended by `now` is not Dagster's yet and waits, too.
     """
+    return _chosen(connection, settings, layer, now, "due AND pending = 0")
+
+
+def following(
+    connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, now: datetime
+) -> list[DuePartition]:
+    """The feature partitions that become due once the aggregates in their windows are built."""
+    return _chosen(connection, settings, "features", now, "pending > 0")
+
+
+def _chosen(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    layer: Layer,
+    now: datetime,
+    condition: str,
+) -> list[DuePartition]:
     if not ledger.exists(connection, settings.name):
         return []
-    compare(connection, settings, layer)
     rows = connection.execute(
         f"""
-        SELECT partition_start, rows, corrected, built_events IS NULL,
-            events IS DISTINCT FROM built_events,
+        SELECT partition_start, rows, built_events IS NULL, events IS DISTINCT FROM built_events,
             split_part(code, '/', 1) IS DISTINCT FROM split_part(built_code, '/', 1),
             split_part(code, '/', 2) IS DISTINCT FROM split_part(built_code, '/', 2),
-            split_part(upstream, '/', 1) IS DISTINCT FROM split_part(built_upstream, '/', 1),
+            pending > 0
+                OR split_part(upstream, '/', 1) IS DISTINCT FROM split_part(built_upstream, '/', 1),
             events, code, upstream
-        FROM _{layer} WHERE due AND pending = 0
+        FROM ({compared(connection, settings, layer)}) WHERE {condition}
             AND partition_start + {Grain(settings.events.grain).interval} <= ?
         ORDER BY partition_start
         """,
         [naive(now)],
     ).fetchall()
-    return [DuePartition(row[0], _reason(*row[1:8]), row[1], Wanted(*row[8:])) for row in rows]
+    restated = [row[0] for row in rows if row[3] and not row[2]]
+    corrected = _corrected(connection, settings, layer, restated) if restated else set()
+    return [
+        DuePartition(
+            row[0], _reason(row[1], row[0] in corrected, *row[2:7]), row[1], Wanted(*row[7:])
+        )
+        for row in rows
+    ]
+
+
+def _corrected(
+    connection: duckdb.DuckDBPyConnection,
+    settings: PipelineSettings,
+    layer: Layer,
+    partitions: Sequence[datetime],
+) -> set[datetime]:
+    """Those of some partitions in which a file was corrected or let go since they were built."""
+    schema = quoted(settings.name)
+    rows = connection.execute(
+        f"""
+        WITH corrections AS (
+            SELECT path, max(registered_at) AS corrected_at
+            FROM {schema}.source_files WHERE state IN ('read', 'removed')
+            GROUP BY path HAVING count(*) > 1
+        ), computed AS (
+            SELECT partition_start, max(computed_at) AS computed_at
+            FROM {schema}.run_cost WHERE layer = ? GROUP BY partition_start
+        )
+        SELECT DISTINCT partition_start
+        FROM {schema}.partition_manifest JOIN {schema}.source_files USING (revision)
+        JOIN corrections USING (path) JOIN computed USING (partition_start)
+        WHERE corrected_at >= computed_at
+            AND partition_start IN (SELECT unnest(?::TIMESTAMP[]))
+        """,
+        [layer, list(partitions)],
+    ).fetchall()
+    return {row[0] for row in rows}
 
 
 def fingerprint(due: Sequence[DuePartition]) -> str:
@@ -189,19 +192,19 @@ def wanted(
     partitions: Sequence[datetime],
 ) -> dict[datetime, Wanted]:
     """What some partitions of a layer should be built from, by their first instants."""
-    compare(connection, settings, layer)
     rows = connection.execute(
-        f"SELECT partition_start, events, code, upstream FROM _{layer} "
-        "WHERE list_contains(?::TIMESTAMP[], partition_start)",
+        "SELECT partition_start, events, code, upstream "
+        f"FROM ({compared(connection, settings, layer)}) "
+        "WHERE partition_start IN (SELECT unnest(?::TIMESTAMP[]))",
         [list(partitions)],
     ).fetchall()
     return {row[0]: Wanted(*row[1:]) for row in rows}
 
 
-def compare(
+def compared(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings, layer: Layer
-) -> None:
-    """Makes the temporary table `_<layer>`: per partition what is wanted and what is built.
+) -> str:
+    """A SELECT that says of each partition of a layer what is wanted, what is built, what is due.
 
     Every partition counts that has accepted rows, was built before, or lies wholly below the
     watermark (then without rows: a gap is built empty).
@@ -212,56 +215,44 @@ def compare(
     last = None if mark is None else grain.floor(mark) - grain.length
     if last is not None and events.end_time is not None:
         last = min(last, naive(events.end_time) - grain.length)
-    if layer == "features":
-        compare(connection, settings, "aggregates")
-        upstream = _upstream(connection, settings)
-    else:
-        upstream = "SELECT NULL::TIMESTAMP AS partition_start, '-' AS upstream, 0 AS pending"
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE _{layer} AS
+    aggregates = f"""
         WITH held AS (
             SELECT partition_start, sum(rows)::BIGINT AS rows,
                 md5(string_agg(fingerprint || ':' || rows, ',' ORDER BY fingerprint, rows))
                     AS events
             FROM {schema}.entries WHERE counts GROUP BY partition_start
-        ), corrections AS (
-            -- Files that were corrected or let go, and when.
-            SELECT path, max(registered_at) AS corrected_at
-            FROM {schema}.source_files WHERE state IN ('read', 'removed')
-            GROUP BY path HAVING count(*) > 1
-        ), corrected AS (
-            SELECT partition_start, max(corrected_at) AS corrected_at
-            FROM {schema}.partition_manifest
-            JOIN {schema}.source_files USING (revision) JOIN corrections USING (path)
-            GROUP BY partition_start
-        ), computed AS (
-            SELECT partition_start, max(computed_at) AS computed_at
-            FROM {schema}.run_cost WHERE layer = '{layer}' GROUP BY partition_start
         ), named AS (
             SELECT partition_start FROM held
-            UNION SELECT unnest(generate_series(
-                {timestamp(events.start_time)}, {timestamp(last)}, {grain.interval}))
+            UNION FROM generate_series(
+                {timestamp(events.start_time)}, {timestamp(last)}, {grain.interval})
             UNION SELECT partition_start FROM {schema}.partition_state WHERE events IS NOT NULL
-        ), built AS (
-            SELECT * FROM {schema}.partition_state WHERE layer = '{layer}'
-        ), upstream AS ({upstream})
-        SELECT partition_start, coalesce(rows, 0) AS rows,
-            coalesce(corrected_at >= computed_at, FALSE) AS corrected,
-            coalesce(held.events, 'none') AS events,
-            '{code_of(settings, layer)}' AS code,
-            coalesce(upstream.upstream, '-') AS upstream,
+        ), wanted AS (
+            SELECT partition_start, coalesce(rows, 0) AS rows, coalesce(events, 'none') AS events
+            FROM named LEFT JOIN held USING (partition_start)
+        ), aggregates AS ({
+        _against_built(
+            settings, "aggregates", "SELECT *, '-' AS upstream, 0 AS pending FROM wanted"
+        )
+    })"""
+    if layer == "aggregates":
+        return f"{aggregates} FROM aggregates"
+    features = _against_built(settings, "features", _upstream(connection, settings))
+    return f"{aggregates}, features AS ({features}) FROM features"
+
+
+def _against_built(settings: PipelineSettings, layer: Layer, wanted: str) -> str:
+    """What is wanted beside what is built."""
+    code = f"'{code_of(settings, layer)}'"
+    return f"""
+        SELECT w.partition_start, w.rows, w.events, {code} AS code, w.upstream,
             built.events AS built_events, built.code AS built_code,
-            built.upstream AS built_upstream,
-            (coalesce(held.events, 'none'), '{code_of(settings, layer)}',
-                coalesce(upstream.upstream, '-'))
-                IS DISTINCT FROM (built.events, built.code, built.upstream) AS due,
-            coalesce(pending, 0) AS pending
-        FROM named LEFT JOIN held USING (partition_start) LEFT JOIN built USING (partition_start)
-        LEFT JOIN upstream USING (partition_start) LEFT JOIN corrected USING (partition_start)
-        LEFT JOIN computed USING (partition_start)
-        """
-    )
+            built.upstream AS built_upstream, w.pending,
+            (w.events, {code}, w.upstream)
+                IS DISTINCT FROM (built.events, built.code, built.upstream) AS due
+        FROM ({wanted}) w LEFT JOIN (
+            FROM {quoted(settings.name)}.partition_state WHERE layer = '{layer}'
+        ) built USING (partition_start)
+    """
 
 
 def _upstream(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> str:
@@ -279,13 +270,14 @@ def _upstream(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings)
             "WHERE r.partition_start = date_trunc('day', a.partition_start)), '-')"
         )
     return f"""
-        SELECT a.partition_start, coalesce(hash::VARCHAR, '-') || '/' || {external} AS upstream,
-            pending
+        SELECT a.partition_start, a.rows, a.events,
+            coalesce(hash::VARCHAR, '-') || '/' || {external} AS upstream,
+            coalesce(pending, 0) AS pending
         FROM (
-            SELECT partition_start, sum(due::BIGINT) OVER in_window AS pending,
+            SELECT partition_start, rows, events, sum(due::BIGINT) OVER in_window AS pending,
                 sum(md5_number_lower(partition_start || built_events || built_code))
                     OVER in_window AS hash
-            FROM _aggregates
+            FROM aggregates
             WINDOW in_window AS (
                 ORDER BY partition_start
                 RANGE BETWEEN {interval(grain.length * settings.aggregates.window)} PRECEDING

@@ -11,11 +11,11 @@ import dagster as dg
 from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
 from ml_patterns.incremental import files, ledger, plan
-from ml_patterns.incremental.assets import report_again
 from ml_patterns.incremental.grain import Grain
+from ml_patterns.incremental.reporting import report_again
 from ml_patterns.partitions import range_tags
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.resources import WarehouseResource
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 
 
 def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
@@ -63,15 +63,20 @@ def _due_partitions_sensor(settings: PipelineSettings) -> dg.SensorDefinition:
         description="Requests exactly the partitions that `ml-patterns plan` shows as due.",
     )
     def due_partitions_sensor(
-        context: dg.SensorEvaluationContext, warehouse: WarehouseResource
+        context: dg.SensorEvaluationContext,
+        warehouse: WarehouseResource,
+        operational: OperationalResource,
     ) -> dg.RunRequest | dg.SkipReason:
-        return request_due(context.instance, settings, warehouse)
+        return request_due(context.instance, settings, warehouse, operational)
 
     return due_partitions_sensor
 
 
 def request_due(
-    instance: dg.DagsterInstance, settings: PipelineSettings, warehouse: WarehouseResource
+    instance: dg.DagsterInstance,
+    settings: PipelineSettings,
+    warehouse: WarehouseResource,
+    operational: OperationalResource,
 ) -> dg.RunRequest | dg.SkipReason:
     """One run for everything that is due in the first layer where anything is."""
     if under_way(instance, settings.name, "build"):
@@ -79,7 +84,9 @@ def request_due(
     if not warehouse.warehouse().path.exists():
         return dg.SkipReason("no file was registered yet")
     grain, now = Grain(settings.events.grain), utc_now()
-    healed = sum(report_again(instance, settings, layer, warehouse) for layer in plan.LAYERS)
+    healed = sum(
+        report_again(instance, settings, layer, warehouse, operational) for layer in plan.LAYERS
+    )
     with warehouse.reading() as connection:
         for layer in plan.LAYERS:
             due = plan.plan(connection, settings, layer, now)

@@ -15,6 +15,7 @@ from ml_patterns.errors import SettingsError, SourceFileError
 from ml_patterns.incremental.files import list_files
 from ml_patterns.incremental.settings import EventsSettings
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.engine import scratch
 from ml_patterns.storage.sql import literal, quoted
 
 FILE_COLUMN = "_file"
@@ -144,9 +145,8 @@ def verify_columns(settings: PipelineSettings) -> str | None:
     if not listed:
         return f"events.path of pipeline {settings.name} matches no file yet: {settings.event_glob}"
     sample = {file.path: file for file in (*listed[:_SAMPLE], *listed[-_SAMPLE:])}
-    connection = duckdb.connect()
     mistake: SourceFileError | None = None
-    try:
+    with scratch() as connection:
         for path in sample:
             try:
                 found = describe(connection, path)
@@ -158,8 +158,6 @@ def verify_columns(settings: PipelineSettings) -> str | None:
                 mistake = error
             else:
                 return None
-    finally:
-        connection.close()
     if mistake:
         raise SettingsError(f"pipeline {settings.name}: {mistake}") from mistake
     return None

@@ -96,7 +96,11 @@ def prepare(
     except duckdb.Error as error:
         raise TransformError(_failed(settings, layer, None, error)) from error
     selected = f"{_PARTITION} AS partition_start, {_selected(settings, layer, found)}"
-    columns = _described(connection, _over(query, selected, nothing))
+    columns = (
+        {"partition_start": "TIMESTAMP"} | found
+        if layer == "aggregates"
+        else _described(connection, _over(query, selected, nothing))
+    )
     return Transformation(settings, layer, columns, relations, selected, query)
 
 

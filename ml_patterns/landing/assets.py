@@ -6,7 +6,6 @@ Belongs here: the asset, thin. Does not: landing (`land.py`), what starts it (`s
 import dagster as dg
 
 from ml_patterns.errors import MLPatternsError
-from ml_patterns.landing.land import land
 from ml_patterns.settings import PipelineSettings
 
 GROUP = "incremental"
@@ -28,6 +27,8 @@ def _database_rows(settings: PipelineSettings) -> dg.AssetsDefinition:
         "a transaction that commits late is not missed.",
     )
     def database_rows(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        from ml_patterns.landing.land import land
+
         try:
             done = land(settings)
         except MLPatternsError as error:

@@ -7,7 +7,6 @@ import dagster as dg
 
 from ml_patterns.automation import pipeline_sensor, under_way
 from ml_patterns.base import utc_now
-from ml_patterns.landing.land import waits
 from ml_patterns.settings import PipelineSettings
 
 
@@ -26,6 +25,8 @@ def build_sensors(settings: PipelineSettings) -> list[dg.SensorDefinition]:
         "an hour, after one that failed.",
     )
     def database_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        from ml_patterns.landing.land import waits
+
         if under_way(context.instance, settings.name, "land"):
             return dg.SkipReason("a landing is under way; what it misses is requested after it")
         waiting = waits(settings)

@@ -111,3 +111,6 @@ def verify(lock: RegionLock, version: ModelVersion, decision: DecisionRecord, wh
         )
     if known.state != "approved":
         raise StaleDecisionError(f"{who} is not promoted: it is {known.state}, not approved")
+    tombstone = sa.select(tables.regions.c.retired_at).where(lock.of(tables.regions))
+    if lock.connection.scalar(tombstone) is not None:
+        raise StaleDecisionError(f"{who} is not promoted: the region is retired")

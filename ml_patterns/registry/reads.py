@@ -104,6 +104,7 @@ class RegistryReads:
         A version is allowed while it is approved and its newest decision was made by this policy
         and against the champion that still serves. Where several are, the one judged last counts:
         training that returns to an older version (its data came back) has that one judged again.
+        Of a retired region none is: its champion stays.
         """
         versions, decisions, champions = tables.versions, tables.decisions, tables.champions
         newest = (
@@ -122,10 +123,16 @@ class RegistryReads:
         serving = sa.and_(
             champions.c.pipeline == decisions.c.pipeline, champions.c.region == decisions.c.region
         )
+        retired = sa.exists().where(
+            tables.regions.c.pipeline == decisions.c.pipeline,
+            tables.regions.c.region == decisions.c.region,
+            tables.regions.c.retired_at.is_not(None),
+        )
         query = (
             _of(decisions, pipeline, region)
             .join(champions, serving)
             .where(
+                ~retired,
                 decisions.c.id.in_(newest),
                 decisions.c.policy_hash == policy_hash,
                 decisions.c.champion_generation == champions.c.generation,

@@ -103,6 +103,21 @@ def void_outdated(lock: RegionLock, current: Mapping[str, object]) -> None:
             _set(lock, review, "voided", GATE, void_sentence(review, changed))
 
 
+def void_waiting(lock: RegionLock, sentence: str, *, actor: str) -> None:
+    """Voids the region's reviews that nobody answered yet."""
+    reviews = tables.reviews
+    rows = lock.connection.execute(
+        sa.select(reviews)
+        .where(lock.of(reviews), reviews.c.state == "pending")
+        .order_by(reviews.c.id)
+    )
+    for review in [Review(**row._mapping) for row in rows]:
+        if lock.state(review.version) == "pending_review":
+            close(lock, review, "voided", actor=actor, reason=sentence)
+        else:
+            _set(lock, review, "voided", actor, sentence)
+
+
 def close(lock: RegionLock, review: Review, state: str, *, actor: str, reason: str) -> None:
     """Ends a review; the version takes the review's state."""
     _set(lock, review, state, actor, reason)

@@ -12,13 +12,7 @@ import dagster as dg
 
 from ml_patterns.errors import UserError
 from ml_patterns.partitions import day_partitions
-from ml_patterns.retry.budget import RetryBudget
-from ml_patterns.retry.caller import GaveUpError, RetryingCaller, Tally
-from ml_patterns.retry.classify import HttpStatusError, InvalidAnswerError
-from ml_patterns.retry.external import fetch_day, select_rows, store
-from ml_patterns.retry.http import http_session
 from ml_patterns.retry.settings import ExternalSettings
-from ml_patterns.retry.steps import raise_for_good, raise_for_later
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns.table_metadata import table_metadata
@@ -60,6 +54,13 @@ def _external(settings: PipelineSettings, external: ExternalSettings) -> dg.Asse
         warehouse: WarehouseResource,
         operational: OperationalResource,
     ) -> None:
+        from ml_patterns.retry.budget import RetryBudget
+        from ml_patterns.retry.caller import GaveUpError, RetryingCaller, Tally
+        from ml_patterns.retry.classify import HttpStatusError, InvalidAnswerError
+        from ml_patterns.retry.external import fetch_day, select_rows, store
+        from ml_patterns.retry.http import http_session
+        from ml_patterns.retry.steps import raise_for_good, raise_for_later
+
         retry = settings.retry
         budget = RetryBudget(
             operational.engine(), ratio=retry.budget_ratio, floor=retry.budget_floor

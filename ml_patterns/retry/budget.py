@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ml_patterns.base import Clock, utc_now
-from ml_patterns.retry.patience import soon_or_never
+from ml_patterns.retry.patience import PATIENCE_MS, soon_or_never
 from ml_patterns.retry.tables import retry_budget
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class RetryBudget:
         ratio: retries allowed per request.
         floor: retries always allowed per minute.
         name: callers of one name share a budget.
+        patience_ms: how long another writer of the database is waited for.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class RetryBudget:
         floor: int,
         name: str = FLEET,
         clock: Clock = utc_now,
+        patience_ms: int = PATIENCE_MS,
     ) -> None:
         self._engine, self._ratio, self._floor = engine, ratio, floor
-        self._name, self._clock = name, clock
+        self._name, self._clock, self._patience_ms = name, clock, patience_ms
         self._lock = threading.Lock()
         self._minute = -1
         self._requests = 0  # of this process, in this minute
@@ -106,7 +108,7 @@ class RetryBudget:
         insert = _upsert(self._engine)(table).values(
             name=self._name, minute=minute, requests=new_requests, retries=0
         )
-        with soon_or_never(self._engine) as connection:
+        with soon_or_never(self._engine, self._patience_ms) as connection:
             connection.execute(
                 insert.on_conflict_do_update(
                     index_elements=["name", "minute"],

@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 
+from ml_patterns.collecting import collect_from_now_on
 from ml_patterns.errors import SettingsError
 from ml_patterns.installation import Installation
 from ml_patterns.registry.registry import Registry
@@ -73,6 +74,7 @@ def _serve(
     announce: Callable[[], None],
 ) -> None:
     app = create_app(registry, ArtifactStore(installation.artifacts), settings)
+    collect_from_now_on()
     server = _AnnouncedServer(
         uvicorn.Config(
             app,

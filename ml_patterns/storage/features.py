@@ -6,12 +6,15 @@ Belongs here: reading `event_features`. Does not: computing it (`incremental/`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-
-import duckdb
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ml_patterns.storage.card import Feature
 from ml_patterns.storage.sql import quoted
+
+if TYPE_CHECKING:  # workers that train ask no database
+    import duckdb
+    import pandas as pd
+    import pyarrow as pa
 
 KEY_COLUMNS = ("partition_start", "event_id", "event_time", "region", "label")
 _TEXT = "VARCHAR"
@@ -29,7 +32,7 @@ class FeatureColumn:
         """`categorical` for text, `numeric` for numbers and booleans."""
         return "categorical" if self.type == _TEXT else "numeric"
 
-    def described_by(self, values: pd.Series) -> Feature:
+    def described_by(self, values: "pd.Series") -> Feature:
         """The card's entry; categories are the distinct values, sorted."""
         if self.kind == "numeric":
             return Feature(name=self.name, type="numeric")
@@ -39,7 +42,7 @@ class FeatureColumn:
 
 
 def feature_columns(
-    connection: duckdb.DuckDBPyConnection, pipeline: str
+    connection: "duckdb.DuckDBPyConnection", pipeline: str
 ) -> tuple[FeatureColumn, ...]:
     """The features of a pipeline in table order; empty while no partition was built."""
     rows = connection.execute(
@@ -51,14 +54,14 @@ def feature_columns(
 
 
 def read_features(
-    connection: duckdb.DuckDBPyConnection,
+    connection: "duckdb.DuckDBPyConnection",
     pipeline: str,
     *,
     start: datetime | None = None,
     end: datetime | None = None,
     regions: Sequence[str] | None = None,
     labelled: bool = False,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rows of `event_features`, ordered by region, event time and event id.
 
     Args:
@@ -87,3 +90,38 @@ def read_features(
         "ORDER BY region, event_time, event_id",
         values,
     ).df()
+
+
+def read_labelled(
+    connection: "duckdb.DuckDBPyConnection",
+    pipeline: str,
+    columns: Sequence[FeatureColumn],
+    *,
+    regions: Sequence[str] | None = None,
+) -> "pa.Table":
+    """Labelled rows as Arrow, region by region by event time and event id.
+
+    Args:
+        columns: the features to read.
+        regions: the regions to read; None: all, by event time, region and event id.
+
+    Returns:
+        KEY_COLUMNS and the features, all numbers as float64: a column's type would depend on which
+        regions are read together.
+    """
+    names = [
+        *KEY_COLUMNS,
+        *(
+            f"CAST({quoted(column.name)} AS DOUBLE) AS {quoted(column.name)}"
+            if column.kind == "numeric"
+            else quoted(column.name)
+            for column in columns
+        ),
+    ]
+    chosen = "TRUE" if regions is None else "list_contains(?, region)"
+    order = "event_time, region, event_id" if regions is None else "region, event_time, event_id"
+    return connection.sql(
+        f"SELECT {', '.join(names)} FROM {quoted(pipeline)}.event_features "
+        f"WHERE label IS NOT NULL AND {chosen} ORDER BY {order}",
+        params=[] if regions is None else [list(regions)],
+    ).to_arrow_table()

@@ -1,6 +1,7 @@
 """The warehouse: one DuckDB file, held by one process at a time.
 
-Belongs here: opening, waiting for and closing the file. Does not: what is in it.
+Belongs here: opening, waiting for and closing the file. Does not: the DuckDB instance that opens
+it (`engine.py`), what is in it.
 
 Whoever needs the file opens it late and closes it early, and never holds it while it trains, calls
 a service or computes in Python. A process that finds it taken waits with a bounded backoff.
@@ -18,6 +19,7 @@ from pathlib import Path
 import duckdb
 
 from ml_patterns.errors import WarehouseBusyError
+from ml_patterns.storage import engine
 
 _HOLDER = re.compile(r"held in (.+?)\s*\(PID (\d+)\)")
 _LONGEST_PAUSE = 0.5
@@ -41,10 +43,9 @@ class Warehouse:
         """
         connection = self._open(read_only=read_only)
         try:
-            connection.execute("SET TimeZone = 'UTC'")
             yield connection
         finally:
-            connection.close()
+            engine.disconnect(self.path, connection)
 
     def _open(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         if not read_only:
@@ -53,18 +54,20 @@ class Warehouse:
         pause = 0.01
         while True:
             try:
-                return duckdb.connect(str(self.path), read_only=read_only)
-            except duckdb.IOException as error:
-                if "lock" not in str(error):
+                return engine.connect(self.path, read_only=read_only)
+            except (duckdb.IOException, duckdb.ResourceInUseException) as error:
+                if isinstance(error, duckdb.IOException) and "lock" not in str(error):
                     raise
                 if self.monotonic() >= deadline:
-                    raise WarehouseBusyError(self._busy(str(error))) from error
+                    raise WarehouseBusyError(self._busy(error)) from error
             self.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _busy(self, message: str) -> str:
-        match = _HOLDER.search(message)
+    def _busy(self, error: duckdb.Error) -> str:
+        match = _HOLDER.search(str(error))
         holder = f"process {match[2]} ({match[1]})" if match else "another process"
+        if isinstance(error, duckdb.ResourceInUseException):
+            holder = "another thread of this process"
         return (
             f"the warehouse {self.path} was held by {holder} for more than "
             f"{self.patience.total_seconds():g} s; end that process or wait, then run again"

@@ -15,7 +15,8 @@ from ml_patterns.branching.gate import Judgement, judge
 from ml_patterns.branching.policy import Policy
 from ml_patterns.registry.registry import Registry
 from ml_patterns.storage.artifacts import ArtifactStore
-from ml_patterns.storage.card import Feature, Golden, ModelCard, Window, encode
+from ml_patterns.storage.card import Feature, Golden, ModelCard, Window
+from ml_patterns.storage.encoding import encode
 from ml_patterns.storage.operational import engine_for
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -8,6 +8,7 @@ from ml_patterns.branching.deploy import deploy, deployable
 from ml_patterns.branching.gate import Judgement
 from ml_patterns.branching.policy import Policy
 from ml_patterns.registry.records import Verdict
+from ml_patterns.registry.regions import add_regions, retire_region, revive_region
 from ml_patterns.storage.card import ModelCard
 from ml_patterns_tests.branching.conftest import Shop
 
@@ -73,3 +74,23 @@ def test_a_version_whose_review_was_voided_is_asked_about_again(
     judged(shop, honest, 1, test_frame, policy=REVIEWING)
     (review,) = shop.registry.reviews("shop")
     assert review.version == 1
+
+
+def test_a_retired_region_is_not_deployed_and_says_so(
+    shop: Shop, honest: Model, test_frame: pd.DataFrame
+) -> None:
+    """A sentence, not a failure: other regions of the run deploy."""
+    judged(shop, honest, 1, test_frame)
+    engine = shop.registry.engine
+    add_regions(engine, "shop", ["eu"])
+    retire_region(engine, "shop", "eu", actor="ada", reason="closed")
+    idle = deploy(shop.registry, shop.store, Policy(), "shop", "eu", actor="run")
+    assert (idle.champion, idle.sentence) == (
+        None, "eu version 1 is not deployed: the region is retired",
+    )  # fmt: skip
+    revive_region(engine, "shop", "eu", actor="ada", reason="open again")
+    assert deploy(shop.registry, shop.store, Policy(), "shop", "eu", actor="run").promoted
+    retire_region(engine, "shop", "eu", actor="ada", reason="closed")
+    serving = deploy(shop.registry, shop.store, Policy(), "shop", "eu", actor="run")
+    assert serving.champion is not None
+    assert serving.sentence == "eu version 1 already serves, as generation 1"

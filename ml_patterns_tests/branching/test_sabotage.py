@@ -17,7 +17,7 @@ from ml_patterns.branching.deploy import deploy
 from ml_patterns.branching.evidence import ProbeResult
 from ml_patterns.branching.gate import Judgement
 from ml_patterns.branching.policy import Policy
-from ml_patterns.branching.probe import probe_artifacts
+from ml_patterns.branching.probe import ProbeProcess
 from ml_patterns.errors import StaleDecisionError
 from ml_patterns.registry.records import Verdict
 from ml_patterns.storage.artifacts import ArtifactStore
@@ -30,7 +30,8 @@ Model = tuple[lgb.Booster, ModelCard]
 def gated(shop: Shop, booster: lgb.Booster, model_card: ModelCard, test: pd.DataFrame) -> Judgement:
     """Probes and judges as the pipeline does."""
     address = shop.store.put(booster.model_to_string(), model_card)
-    probe = probe_artifacts(shop.root, [address])[address]
+    with ProbeProcess(shop.root) as process:
+        probe = process.probe(address)
     return shop.judge(booster, model_card, test, probe=probe)
 
 
@@ -87,8 +88,8 @@ def sabotaged(
         name: store.put(booster.model_to_string(), model_card)
         for name, (booster, model_card) in models.items()
     }
-    probes = probe_artifacts(root, list(addresses.values()))
-    return {name: (*model, probes[addresses[name]]) for name, model in models.items()}
+    with ProbeProcess(root) as process:
+        return {name: (*model, process.probe(addresses[name])) for name, model in models.items()}
 
 
 @pytest.mark.parametrize("sabotage", [make.__name__ for make in SABOTAGES])

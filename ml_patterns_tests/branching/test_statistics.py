@@ -12,8 +12,10 @@ from ml_patterns.branching.policy import Metric
 from ml_patterns.branching.statistics import (
     all_metrics,
     binomial_bound,
+    binomial_upper_bound,
     is_worse,
     lower_bound,
+    p_better_than_chance,
     value,
 )
 
@@ -35,6 +37,28 @@ def test_the_auc_is_the_mann_whitney_statistic(rows: int, seed: int) -> None:
         return
     statistic = mannwhitneyu(said[labels], said[~labels]).statistic
     assert area == pytest.approx(statistic / (labels.sum() * (~labels).sum()), abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 60), st.integers(0, 10_000))
+def test_better_than_chance_is_mann_and_whitneys(rows: int, seed: int) -> None:
+    labels, said = sample(rows, seed)
+    ours = p_better_than_chance(labels, said)
+    if labels.all() or not labels.any():
+        assert ours is None
+    elif np.ptp(said) > 0:
+        test = mannwhitneyu(said[labels], said[~labels], alternative="greater", method="asymptotic")
+        assert ours == pytest.approx(test.pvalue, abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 500), st.data())
+def test_bounds_of_a_share_are_clopper_and_pearsons(rows: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, rows))
+    low = binomtest(right, rows, alternative="greater").proportion_ci(0.9, "exact").low
+    high = binomtest(right, rows, alternative="less").proportion_ci(0.9, "exact").high
+    assert binomial_bound(right, rows, 0.9) == pytest.approx(low, abs=1e-9)
+    assert binomial_upper_bound(right, rows, 0.9) == pytest.approx(high, abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", ["auc", "balanced_accuracy", "gain_over_majority"])

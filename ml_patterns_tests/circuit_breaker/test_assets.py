@@ -7,8 +7,7 @@ import duckdb
 import pytest
 
 from ml_patterns.circuit_breaker.asking import in_batches
-from ml_patterns.circuit_breaker.client import breaker_name
-from ml_patterns.circuit_breaker.store import OperationalStore
+from ml_patterns.circuit_breaker.store import OperationalStore, breaker_name
 from ml_patterns.partitions import range_tags
 from ml_patterns.storage.warehouse import Warehouse
 from ml_patterns_tests.circuit_breaker.model_server import always

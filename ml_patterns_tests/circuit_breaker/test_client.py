@@ -22,7 +22,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def champion_says(deployment: Deployment, frame: pd.DataFrame) -> np.ndarray:
-    from ml_patterns.storage.card import encode
+    from ml_patterns.storage.encoding import encode
     from ml_patterns_tests.serving.conftest import FEATURES
 
     return deployment.house.expected("eu", 1, encode(frame, FEATURES))
@@ -284,7 +284,8 @@ def test_the_bulkhead_bounds_what_one_process_asks_at_once(deployment: Deploymen
 
 def test_a_pooled_champion_knows_the_region_that_was_asked_for(deployment: Deployment) -> None:
     """Rows reach the client by region, without a column for it; a pooled model needs one."""
-    from ml_patterns.storage.card import Feature, encode
+    from ml_patterns.storage.card import Feature
+    from ml_patterns.storage.encoding import encode
     from ml_patterns_tests.serving.conftest import FEATURES, card_of, train
 
     house, booster = deployment.house, train(seed=5)

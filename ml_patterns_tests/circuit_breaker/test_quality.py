@@ -8,7 +8,9 @@ import pytest
 from ml_patterns.circuit_breaker.due import unjudged_days
 from ml_patterns.circuit_breaker.quality import LiveRecord, lower_bound, to_retrain
 from ml_patterns.circuit_breaker.sensors import build_sensors
+from ml_patterns.registry.regions import add_regions, retire_region
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.warehouse import Warehouse
 from ml_patterns_tests.circuit_breaker.model_server import always
 from ml_patterns_tests.circuit_breaker.room import SETTINGS, Room, checks, room
@@ -112,6 +114,23 @@ def test_a_model_that_fails_is_warned_of_and_trained_again_once(room: Room) -> N
     room.deployment.house.deploy("eu", seed=2)
     assert tick(room, LENIENT) == [], "the new champion has not answered yet"
     assert checks(room.judge(LENIENT))["live_accuracy"].passed
+
+
+def test_a_retired_region_that_fails_is_warned_of_and_not_trained(room: Room) -> None:
+    """Its champion goes on answering, so its quality still counts; a training would skip it."""
+    engine = engine_for(room.deployment.state_url)
+    add_regions(engine, "deliveries", ["eu"])
+    retire_region(engine, "deliveries", "eu", actor="ada", reason="closed")
+    room.features(UNKNOWN)
+    room.predict()
+    answers = room.query("SELECT DISTINCT source FROM deliveries.predictions WHERE region = 'eu'")
+    assert answers == [("live",)]
+    room.features(EVERY_WRONG)
+    (accuracy,) = checks(room.judge(LENIENT)).values()
+    assert accuracy.metadata["regions_below"].value == "eu"
+    assert accuracy.metadata["training_requested"].value == "none"
+    assert tick(room, LENIENT) == []
+    engine.dispose()
 
 
 def test_a_good_model_is_left_alone(room: Room) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import mlserver
-from ml_patterns.storage.card import encode
+from ml_patterns.storage.encoding import encode
 from ml_patterns_tests.circuit_breaker.conftest import Deployment, parcels
 from ml_patterns_tests.serving.conftest import FEATURES, running_server
 

@@ -30,9 +30,12 @@ PATIENCE = 300.0
 
 _OWN = (
     "ML_PATTERNS_", "DAGSTER_", "PYTEST_", "GITHUB_", "CI", "FORCE_COLOR", "PYTHONPATH",
-    "MAKE", "MFLAGS",
+    "DG_", "MAKE", "MFLAGS",
 )  # fmt: skip
 """Variables that a reader does not have; `make` within `make` prints more."""
+
+_NOT_THE_FIRST_TIME = "[cli.telemetry]\nenabled = false\n"
+"""A `dg.toml`: without it, the first `dg` on a machine introduces itself before its output."""
 
 
 def matches(expected: str, printed: str, *, anywhere: bool = False) -> bool:
@@ -193,7 +196,10 @@ def session(
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment |= {"PATH": path, "COLUMNS": "100", "TERM": "dumb", **variables}
+    settings = state / "dg.toml"
+    settings.write_text(_NOT_THE_FIRST_TIME)
+    environment |= {"PATH": path, "COLUMNS": "100", "TERM": "dumb", "DG_CLI_CONFIG": str(settings)}
+    environment |= variables
     opened = Session(folder, state / "session.sh", environment, ports=dict(_free(ports)))
     try:
         yield opened

@@ -1,5 +1,6 @@
 """What follows the documentation must notice a page that no longer tells the truth."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_a_page_that_says_something_else_is_found(tmp_path: Path, old: str, new:
     assert old in PAGE
     with session(tmp_path, tmp_path) as reader, pytest.raises(AssertionError, match=r"page.md:\d+"):
         follow(page(tmp_path, PAGE.replace(old, new)), reader, exit_codes={"echo $NAME": 1})
+
+
+def test_the_first_dg_on_a_machine_prints_what_every_later_one_does(
+    tmp_path: Path, make_project: Callable[..., Path]
+) -> None:
+    page_of_dg = page(
+        tmp_path, "```console\n$ dg check yaml\nAll component YAML validated successfully.\n```\n"
+    )
+    home = tmp_path / "home"
+    with session(make_project("ours"), tmp_path, HOME=str(home)) as reader:
+        follow(page_of_dg, reader)
 
 
 def test_a_page_without_a_command_proves_nothing(tmp_path: Path) -> None:

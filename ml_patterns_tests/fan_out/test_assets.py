@@ -220,7 +220,7 @@ def test_a_retired_region_is_skipped_and_keeps_its_champion(
     add_regions(engine, "parcels", ["asia", "eu"])
     trained.promote_newest("eu")
     trained.holds(made_up("asia"), made_up("eu", 700))
-    retire_region(engine, "parcels", "eu")
+    retire_region(engine, "parcels", "eu", actor="ada", reason="closed")
 
     assert run(instance, trained, "asia", "eu").success
     assert run(instance, trained, "eu").success

@@ -14,8 +14,11 @@ from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.batch import read_batch
 from ml_patterns.fan_out.fleet import Fleet
 from ml_patterns.fan_out.pool import Job, Trained, train_job
+from ml_patterns.fan_out.training import train
+from ml_patterns.fan_out.unchanged import member_key
+from ml_patterns.incremental import ledger
 from ml_patterns.registry.records import Verdict
-from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
+from ml_patterns_tests.fan_out.conftest import COLUMNS, House, made_up, settings_for
 
 SETTINGS = settings_for()
 
@@ -83,6 +86,21 @@ def test_the_same_range_again_trains_only_what_failed(house: House) -> None:
     house.train(*regions, settings=SETTINGS, work=must_not_train)
 
 
+def test_the_key_that_a_batch_looks_up_is_the_one_that_training_finds(house: House) -> None:
+    """The batch keeps its rows in Arrow, and a worker is told the key."""
+    gaps = made_up("eu", 700).assign(weather=lambda rows: rows["weather"].where(rows.index % 7 > 0))
+    house.holds(gaps, made_up("tiny", 3))
+    found = house.train("eu", "tiny", settings=SETTINGS)
+
+    options = {"label_delay": SETTINGS.events.label_delay, "watermark": None, "pipeline": "parcels"}
+    own = train(gaps, COLUMNS, SETTINGS.training, region="eu", **options)
+    everybody = pd.concat([made_up("tiny", 3), gaps])
+    pooled = train(everybody, COLUMNS, SETTINGS.training, region="*", kind="pooled", **options)
+
+    assert found["eu"].card.training_key == own.card.training_key
+    assert found["tiny"].card.training_key == member_key(pooled.card.training_key, "tiny")
+
+
 def test_a_batch_of_other_company_is_still_unchanged(house: House) -> None:
     """Pandas gives an integer column another type when a region of the batch misses a value."""
     gaps = made_up("gaps")
@@ -136,13 +154,20 @@ def waits_for_the_verdict_on_eu(job: Job) -> tuple[Trained, ...]:
     return train_job(job)
 
 
+def probes() -> list[str]:
+    """Processes of ours that probe artifacts."""
+    children = " ".join(each.read_text() for each in Path("/proc/self/task").glob("*/children"))
+    started = [Path("/proc", child, "cmdline").read_text() for child in children.split()]
+    return [command for command in started if "branching.probe" in command]
+
+
 def test_what_is_done_is_judged_while_others_are_still_being_trained(house: House) -> None:
     """A verdict does not wait for the slowest region; here the slowest waits for the verdict."""
     house.holds(made_up("eu", 700), made_up("us"), made_up("asia", 650))
     settings = settings_for(region_timeout="60s")
     with house.warehouse.connect(read_only=True) as connection:
         batch = read_batch(connection, settings, ["eu", "us", "asia"])
-    fleet = Fleet(house.registry, house.artifacts, judged_together=1)
+    fleet = Fleet(house.registry, house.artifacts)
     results = fleet.train(batch, work=waits_for_the_verdict_on_eu)
 
     first = next(results)
@@ -150,8 +175,10 @@ def test_what_is_done_is_judged_while_others_are_still_being_trained(house: Hous
     (Path(house.artifacts) / "eu_is_judged").touch()
     second = next(results)
     assert (second.region, second.status) == ("asia", "trained")
+    assert len(probes()) == 1, "one process probes the whole batch"
     results.close()
     assert not multiprocessing.active_children(), "a cancelled run leaves no worker behind"
+    assert not probes(), "nor the process that probes"
 
 
 def test_a_region_that_fell_silent_keeps_its_champion(trained: House) -> None:
@@ -175,3 +202,18 @@ def test_regions_without_any_features_are_named_with_the_remedy(house: House) ->
     house.holds(made_up("eu"))
     with pytest.raises(NothingToTrainError, match=expected):
         house.train("uranus", settings=SETTINGS)
+
+
+def test_a_batch_is_read_beside_the_ledger(house: House) -> None:
+    """A warehouse that holds both, as every real one does: what is at the watermark is left out."""
+    frame = made_up("eu")
+    house.holds(frame)
+    with house.warehouse.connect() as connection:
+        ledger.ensure_tables(connection, "parcels")
+        connection.execute(
+            "INSERT INTO parcels.partition_manifest SELECT partition_start, 1, 'accepted', "
+            "count(*), '', max(event_time), NULL FROM parcels.event_features GROUP BY ALL"
+        )
+    found = house.train("eu", settings=SETTINGS)["eu"]
+    assert found.status == "trained"
+    assert 0 < found.rows < len(frame)

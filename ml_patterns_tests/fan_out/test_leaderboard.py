@@ -12,7 +12,8 @@ from ml_patterns.fan_out.assets import leaderboard
 from ml_patterns.fan_out.leaderboard import Entry, entries, markdown, shortcomings
 from ml_patterns.fan_out.picture import leaderboard_svg
 from ml_patterns.fan_out.settings import TrainingSettings
-from ml_patterns.registry.regions import add_regions
+from ml_patterns.registry.regions import add_regions, retire_region
+from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
 from ml_patterns_tests.fan_out.test_assets import instance, run
@@ -62,6 +63,23 @@ def test_a_rejected_retraining_does_not_hide_the_champion(trained: House) -> Non
     assert (entry.version, entry.verdict, entry.served_version) == (1, "deploy", 1)
 
 
+def fan_in(
+    instance: dg.DagsterInstance, house: House, settings: PipelineSettings
+) -> dg.ExecuteInProcessResult:
+    """A run of the leaderboard, which may fail."""
+    asset = leaderboard(settings)
+    return dg.materialize(
+        [asset, dg.AssetSpec(dg.AssetKey(["parcels", "regional_model"]))],
+        selection=[asset],
+        instance=instance,
+        raise_on_error=False,
+        resources={
+            "warehouse": WarehouseResource(database=str(house.warehouse.path)),
+            "operational": OperationalResource(url=house.state_url),
+        },
+    )
+
+
 def test_the_fan_in_is_complete_and_says_who_failed(
     instance: dg.DagsterInstance, house: House
 ) -> None:
@@ -70,20 +88,7 @@ def test_the_fan_in_is_complete_and_says_who_failed(
     house.holds(made_up("asia"), made_up("eu"), made_up("us"))
     assert not run(instance, house, "asia", "us", work=kills_asia).success
 
-    def fan_in(settings: object) -> dg.ExecuteInProcessResult:
-        asset = leaderboard(settings)
-        return dg.materialize(
-            [asset, dg.AssetSpec(dg.AssetKey(["parcels", "regional_model"]))],
-            selection=[asset],
-            instance=instance,
-            raise_on_error=False,
-            resources={
-                "warehouse": WarehouseResource(database=str(house.warehouse.path)),
-                "operational": OperationalResource(url=house.state_url),
-            },
-        )
-
-    assert fan_in(SETTINGS).success
+    assert fan_in(instance, house, SETTINGS).success
     (record,) = instance.fetch_materializations(
         dg.AssetKey(["parcels", "leaderboard"]), limit=1
     ).records
@@ -97,10 +102,36 @@ def test_the_fan_in_is_complete_and_says_who_failed(
         ).fetchall()
     assert [row[1] for row in rows] == ["deploy", "deploy", "none"]
     assert rows[-1][0] == "asia"
-    assert not fan_in(settings_for(must_have=("asia",))).success
+    assert not fan_in(instance, house, settings_for(must_have=("asia",))).success
 
     assert run(instance, house, "asia", "us").success
-    assert fan_in(settings_for(must_have=("asia",), min_success=1.0)).success
+    assert fan_in(instance, house, settings_for(must_have=("asia",), min_success=1.0)).success
+
+
+def test_a_retired_region_is_not_ranked_and_not_missed(
+    instance: dg.DagsterInstance, trained: House
+) -> None:
+    """What it serves stands below the board; asking for its model is said to contradict that."""
+    add_regions(trained.registry.engine, "parcels", ["eu", "us"])
+    trained.promote_newest("eu")
+    trained.holds(made_up("eu"), made_up("us"))
+    retire_region(trained.registry.engine, "parcels", "eu", actor="ada", reason="closed")
+    assert run(instance, trained, "eu", "us").success
+
+    assert fan_in(instance, trained, settings_for(min_success=1.0)).success
+    (record,) = instance.fetch_materializations(
+        dg.AssetKey(["parcels", "leaderboard"]), limit=1
+    ).records
+    metadata = record.asset_materialization.metadata
+    assert [metadata[name].value for name in ("regions", "serving", "retired")] == [1, 0, 1]
+    assert metadata["leaderboard"].value.endswith("Retired:\n\n- **eu**: v1 goes on serving")
+    with trained.warehouse.connect(read_only=True) as connection:
+        rows = connection.execute("SELECT region FROM parcels.leaderboard").fetchall()
+    assert rows == [("us",)]
+    assert not fan_in(instance, trained, settings_for(must_have=("eu",))).success
+    sentence = shortcomings([], TrainingSettings(must_have=("eu",)), ["eu"])
+    assert sentence is not None
+    assert sentence.startswith("training.must_have names eu, which is retired: take it out")
 
 
 def entry(region: str, verdict: str, value: float | None, problem: str = "") -> Entry:

@@ -7,8 +7,8 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from ml_patterns.fan_out.jobs import model_pictures_job
 from ml_patterns.fan_out.model_pictures import calibration_svg, confusion_svg, importances_svg
-from ml_patterns.fan_out.steps import model_pictures_job
 from ml_patterns.storage.resources import ArtifactsResource, OperationalResource
 from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,7 +29,6 @@ def job_for(folder: Path, *regions: str, kind: str = "own", rows: int = 300) -> 
     return Job(
         kind=kind,
         members=tuple(Member(region, f"because of {region}") for region in regions),
-        rows=len(frame),
         path=str(path),
         columns=COLUMNS,
         settings=SETTINGS,
@@ -58,7 +57,7 @@ def misbehave(job: Job) -> tuple[Trained, ...]:
     return train_job(job)
 
 
-def outcomes(jobs: Sequence[Job], **options: object) -> dict[str, Outcome]:
+def outcomes(jobs: Iterable[Job], **options: object) -> dict[str, Outcome]:
     """What became of each region."""
     options = {"workers": 2, "timeout": PATIENCE, **options}
     found = {outcome.region: outcome for outcome in train_regions(jobs, **options)}
@@ -126,6 +125,23 @@ def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
     assert isinstance(next(iteration), Trained)
     iteration.close()
     assert not multiprocessing.active_children()
+
+
+def test_workers_start_before_the_last_job_is_prepared(tmp_path: Path) -> None:
+    """Preparing a hundred regions takes seconds, in which a core would be idle."""
+    artifacts = tmp_path / "artifacts"
+
+    def jobs() -> Iterator[Job]:
+        yield job_for(tmp_path, "a")
+        deadline = time.monotonic() + 60
+        while not list(artifacts.glob("*/*/card.json")):
+            assert time.monotonic() < deadline, "nobody trains the first job"
+            time.sleep(0.01)
+        yield job_for(tmp_path, "b")
+
+    found = outcomes(jobs(), workers=1)
+
+    assert [type(outcome) for outcome in found.values()] == [Trained, Trained]
 
 
 class EndsItsReader:

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ml_patterns.errors import SettingsError
-from ml_patterns.fan_out.batch import batches
+from ml_patterns.fan_out.runs import batches
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.registry.regions import validate_region_key
 from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for

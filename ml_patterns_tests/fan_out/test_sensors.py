@@ -10,6 +10,7 @@ import pytest
 from ml_patterns.fan_out.movement import movement
 from ml_patterns.fan_out.sensors import build_sensors
 from ml_patterns.incremental import ledger
+from ml_patterns.jobs import build_schedules
 from ml_patterns.registry.regions import add_regions, retire_region
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
@@ -111,7 +112,7 @@ def test_a_region_trained_by_itself_does_not_hide_what_the_fleet_has_not_seen(
     built(stocked, range(5), datetime.now(UTC), generation=2)
     trained(instance, "eu")
     assert len(look(instance, stocked, settings_for())) == 1
-    retire_region(stocked.registry.engine, "parcels", "us")
+    retire_region(stocked.registry.engine, "parcels", "us", actor="ada", reason="closed")
     assert "0% of the feature rows" in look(instance, stocked, settings_for())
 
 
@@ -177,3 +178,30 @@ def test_an_emptied_partition_is_a_movement(stocked: House) -> None:
     with stocked.warehouse.connect() as connection:
         found = movement(connection, "parcels", LONG_AGO + timedelta(hours=1))
     assert (found.moved, found.rows) == (1, 271)
+
+
+def test_the_schedule_leaves_out_what_is_retired(stocked: House) -> None:
+    """A run of retired regions alone would do nothing; the partitions stay, with their history."""
+    (schedule, *_) = [
+        each for each in build_schedules(settings_for()) if each.name.endswith("training_schedule")
+    ]
+
+    def asked(instance: dg.DagsterInstance) -> list[str]:
+        with dg.build_schedule_context(
+            instance=instance,
+            resources={"operational": OperationalResource(url=stocked.state_url)},
+            scheduled_execution_time=datetime(2026, 1, 5, 6, tzinfo=UTC),
+        ) as context:
+            found = schedule(context)
+        ends = [f"dagster/asset_partition_range_{end}" for end in ("start", "end")]
+        requests = found if isinstance(found, list) else []
+        return [" to ".join(request.tags[end] for end in ends) for request in requests]
+
+    with dg.instance_for_test() as instance:  # a schedule wants one that lies on a disk
+        instance.add_dynamic_partitions("parcels_region", ["eu", "us"])
+        assert asked(instance) == ["eu to us"]
+        retire_region(stocked.registry.engine, "parcels", "us", actor="ada", reason="closed")
+        assert asked(instance) == ["eu to eu"]
+        retire_region(stocked.registry.engine, "parcels", "eu", actor="ada", reason="closed")
+        assert asked(instance) == []
+        assert instance.get_dynamic_partitions("parcels_region") == ["eu", "us"]

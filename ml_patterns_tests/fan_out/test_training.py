@@ -11,6 +11,7 @@ import pytest
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.fan_out.training import TrainedModel, train
+from ml_patterns.fan_out.unchanged import fingerprint
 from ml_patterns.storage.card import ModelCard
 from ml_patterns.storage.features import FeatureColumn
 from ml_patterns_tests.fan_out.conftest import COLUMNS, START, end_of, made_up
@@ -67,6 +68,22 @@ def test_any_change_of_the_rows_changes_the_key(
     """What is skipped as unchanged is unchanged."""
     frame = made_up("eu")
     assert trained(frame).card.training_key != trained(change(frame)).card.training_key
+
+
+@pytest.mark.parametrize(
+    ("texts", "others"),
+    [(["ab", "c"], ["a", "bc"]), (["a", None], ["a", ""]), (["a", None], ["a", "nan"])],
+    ids=["another boundary", "missing or empty", "missing or its name"],
+)
+def test_texts_that_spell_the_same_have_different_fingerprints(
+    texts: list[str | None], others: list[str | None]
+) -> None:
+    """They are hashed one after the other."""
+    frame, weather = made_up("eu", 2), COLUMNS[-1:]
+    first, second = (fingerprint(frame.assign(weather=each), weather) for each in (texts, others))
+    assert first != second
+    of_objects = frame.assign(weather=pd.Series(texts, dtype="object"))
+    assert fingerprint(of_objects, weather) == first
 
 
 def test_settings_that_change_the_model_change_the_key_and_others_do_not() -> None:

@@ -7,10 +7,16 @@ import dagster as dg
 import pytest
 
 from ml_patterns.base import utc_now
-from ml_patterns.incremental import assets, checks, sensors
+from ml_patterns.incremental import assets, checks, ledger, sensors
 from ml_patterns.incremental.build import build
+from ml_patterns.incremental.dead_letter import removed_files
+from ml_patterns.incremental.plan import Layer
+from ml_patterns.incremental.reporting import report_again
 from ml_patterns.partitions import range_tags
+from ml_patterns.status import status
+from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+from ml_patterns_tests.incremental.conftest import FEATURES as FEATURES_SQL
 from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, row
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
@@ -24,10 +30,8 @@ class Platform:
     def __init__(self, shop: Shop, instance: dg.DagsterInstance) -> None:
         self.shop, self.instance = shop, instance
         self.warehouse = WarehouseResource(database=str(shop.warehouse.path))
-        self.resources: dict[str, Any] = {
-            "warehouse": self.warehouse,
-            "operational": OperationalResource(url=f"sqlite:///{shop.folder}/state.sqlite"),
-        }
+        self.operational = OperationalResource(url=f"sqlite:///{shop.folder}/state.sqlite")
+        self.resources = {"warehouse": self.warehouse, "operational": self.operational}
 
     def run(self, *keys: dg.AssetKey, hours: tuple[int, int] | None = None, **more: Any) -> Any:
         tags = {}
@@ -46,6 +50,16 @@ class Platform:
             tags=tags,
             raise_on_error=False,
             **more,
+        )
+
+    def request_due(self) -> dg.RunRequest | dg.SkipReason:
+        return sensors.request_due(
+            self.instance, self.shop.settings, self.warehouse, self.operational
+        )
+
+    def report_again(self, layer: Layer) -> int:
+        return report_again(
+            self.instance, self.shop.settings, layer, self.warehouse, self.operational
         )
 
     def told(self, key: dg.AssetKey) -> list[str]:
@@ -91,6 +105,68 @@ def test_a_bad_file_is_a_warning_and_the_run_goes_on(platform: Platform) -> None
     assert "b.parquet" in str(materialized.metadata["unreadable_files"].value)
 
 
+def test_a_region_with_an_unusable_name_costs_no_other_its_partition(platform: Platform) -> None:
+    """The features are built and the run fails with the name; nothing would ask for them again."""
+    shop = platform.shop
+    shop.land("a.parquet", [row("1", 0), row("2", 0, region="a,b"), row("3", 0, region="us")])
+    ingest(platform)
+    result = platform.run(AGGREGATES, FEATURES, hours=(0, 0))
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "region 'a,b' holds a comma" in str(failure.event_specific_data)
+    assert shop.due("features") == []
+    assert sorted(platform.instance.get_dynamic_partitions("shop_region")) == ["eu", "us"]
+    engine = engine_for(f"sqlite:///{shop.folder}/state.sqlite")
+    found = status(shop.settings, shop.warehouse, engine).findings
+    (region,) = [each for each in found if each.subject == "region"]
+    assert region.sentence.startswith("it gets no model: region 'a,b' holds a comma")
+    engine.dispose()
+
+
+def test_a_region_that_a_killed_run_did_not_tell_of_is_named(platform: Platform) -> None:
+    """Killed between the commit of the features and the registration of what regions they have."""
+    shop = platform.shop
+    shop.land("a.parquet", [row("1", 0), row("2", 0, region="us")])
+    shop.catch_up()
+    engine = engine_for(f"sqlite:///{shop.folder}/state.sqlite")
+
+    def told() -> list[str]:
+        found = status(shop.settings, shop.warehouse, engine).findings
+        return [each.sentence for each in found if each.subject == "region"]
+
+    assert told() == [
+        "2 regions have features and are not known yet, such as eu; materialize a partition of "
+        "shop/event_features"
+    ]
+    assert platform.run(FEATURES, hours=(0, 0)).success
+    assert told() == []
+    assert sorted(platform.instance.get_dynamic_partitions("shop_region")) == ["eu", "us"]
+    engine.dispose()
+
+
+def test_a_removed_file_is_an_error_until_somebody_answers(platform: Platform) -> None:
+    """Its rows count on; the check is red at every look, with what to type."""
+    shop = platform.shop
+    shop.land("a.parquet", [row("1", 0)])
+    shop.land("b.parquet", [row("2", 0)])
+    ingest(platform)
+    removed = shop.landed / "a.parquet"
+    removed.unlink()
+    for _ in range(2):
+        evaluations = {e.check_name: e for e in ingest(platform).get_asset_check_evaluations()}
+        readable = evaluations["every_file_readable"]
+        assert (readable.passed, readable.severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert f"dead-letter acknowledge shop {removed}" in (readable.description or "")
+        with shop.connect() as connection:
+            (sentence,) = removed_files(connection, shop.settings)
+        assert sentence == readable.description
+    assert shop.accounts().delivered == 2
+    with shop.connect() as connection:
+        ledger.acknowledge_removal(connection, "shop", [str(removed)], shop.clock())
+        assert removed_files(connection, shop.settings) == []
+    evaluations = {e.check_name: e for e in ingest(platform).get_asset_check_evaluations()}
+    assert evaluations["every_file_readable"].passed
+
+
 def test_a_run_over_the_budget_fails_with_its_sentence(platform: Platform) -> None:
     platform.shop.change(max_rows_per_run=1)
     platform.shop.land("a.parquet", [row("1", 0), row("2", 1)])
@@ -111,13 +187,48 @@ def test_partitions_of_a_run_that_died_are_told_without_computing_them_again(
     ingest(platform)
     shop.build("aggregates")
     for _ in range(2):
-        request = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+        request = platform.request_due()
         assert isinstance(request, dg.RunRequest)
         assert request.asset_selection == [FEATURES]
         assert platform.told(AGGREGATES) == ["2026-06-01-00:00", "2026-06-01-01:00"]
     events = platform.instance.fetch_materializations(AGGREGATES, limit=99).records
     assert len(events) == 2, "told once"
     assert shop.query("SELECT max(generation) FROM shop.partition_state") == [(1,)]
+
+
+def test_files_of_a_registration_that_died_are_told_by_the_next(platform: Platform) -> None:
+    landed = dg.AssetKey(["shop", "landed_events"])
+    platform.shop.land("a.parquet", [row("1", 0), row("2", 1)])
+    platform.shop.ingest()
+    assert platform.told(landed) == []
+    for _ in range(2):
+        assert ingest(platform).success
+        assert platform.told(landed) == ["2026-06-01-00:00", "2026-06-01-01:00"]
+    assert len(platform.instance.fetch_materializations(landed, limit=99).records) == 2, "told once"
+
+
+def test_regions_of_a_run_that_died_are_partitions_before_it_is_told(platform: Platform) -> None:
+    """What was told is never looked at again, so that its regions must be known by then."""
+    shop, instance = platform.shop, platform.instance
+    shop.land("a.parquet", [row("1", 0, region="eu"), row("2", 1, region="us")])
+    ingest(platform)
+    shop.build("aggregates")
+    shop.build("features")
+    assert instance.get_dynamic_partitions("shop_region") == []
+    assert platform.report_again("features") == 2
+    assert sorted(instance.get_dynamic_partitions("shop_region")) == ["eu", "us"]
+
+
+def test_regions_of_a_build_that_fails_half_way_are_partitions(platform: Platform) -> None:
+    """The second hour fails; the first is committed and told, and its region with it."""
+    bad = "CASE WHEN e.id = '2' THEN error('no ' || e.id) ELSE e.amount END AS amount,"
+    platform.shop.change(features=FEATURES_SQL.replace("e.amount,", bad))
+    platform.shop.land("a.parquet", [row("1", 0, region="eu"), row("2", 1, region="us")])
+    ingest(platform)
+    assert platform.run(AGGREGATES, hours=(0, 1)).success
+    assert not platform.run(FEATURES, hours=(0, 1)).success
+    assert platform.told(FEATURES) == ["2026-06-01-00:00"]
+    assert platform.instance.get_dynamic_partitions("shop_region") == ["eu"]
 
 
 def test_a_recomputed_partition_of_a_run_that_died_is_told_again(platform: Platform) -> None:
@@ -127,33 +238,29 @@ def test_a_recomputed_partition_of_a_run_that_died_is_told_again(platform: Platf
     assert platform.run(AGGREGATES, FEATURES, hours=(0, 1)).success
     with shop.connect() as connection:
         list(build(connection, shop.settings, "features", [START], utc_now))
-    healed = assets.report_again(platform.instance, shop.settings, "features", platform.warehouse)
+    healed = platform.report_again("features")
     assert healed == 1
-    assert (
-        assets.report_again(platform.instance, shop.settings, "features", platform.warehouse) == 0
-    )
+    assert platform.report_again("features") == 0
 
 
 def test_the_sensor_asks_for_exactly_what_the_plan_says(platform: Platform) -> None:
     shop = platform.shop
-    assert isinstance(
-        sensors.request_due(platform.instance, shop.settings, platform.warehouse), dg.SkipReason
-    )
+    assert isinstance(platform.request_due(), dg.SkipReason)
     shop.land("a.parquet", [row(str(n), n) for n in range(4)])
     ingest(platform)
-    request = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+    request = platform.request_due()
     assert isinstance(request, dg.RunRequest)
     assert request.asset_selection == [AGGREGATES]
     tags = range_tags("2026-06-01-00:00", "2026-06-01-03:00")
     assert {key: request.tags[key] for key in tags} == tags
-    again = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+    again = platform.request_due()
     assert isinstance(again, dg.RunRequest)
     assert again.run_key == request.run_key, "the same due partitions, the same request"
     for layer in (AGGREGATES, FEATURES):
         name = "shop__" + layer.path[-1]
         config = {"ops": {name: {"config": {"only_due": True}}}}
         assert platform.run(layer, hours=(0, 3), run_config=config).success
-    done = sensors.request_due(platform.instance, shop.settings, platform.warehouse)
+    done = platform.request_due()
     assert isinstance(done, dg.SkipReason)
     assert "nothing is due" in (done.skip_message or "")
 

@@ -105,3 +105,17 @@ def test_acknowledging_a_file_that_is_still_there_is_refused(late: Shop) -> None
     path = str(late.landed / "a.parquet")
     with late.connect() as connection, pytest.raises(UserError, match="still there"):
         ledger.acknowledge_removal(connection, "shop", [path], late.clock())
+
+
+def test_of_many_removed_files_a_few_are_named_and_the_others_counted(shop: Shop) -> None:
+    """A landing zone that was moved: nobody reads ten thousand sentences."""
+    names = [f"{number}.parquet" for number in range(8)]
+    for number, name in enumerate(names):
+        shop.land(name, [row(str(number), number)])
+    shop.ingest()
+    for name in names:
+        (shop.landed / name).unlink()
+    with shop.connect() as connection:
+        *told, rest = dead_letter.removed_files(connection, shop.settings)
+    assert [name in sentence for name, sentence in zip(names[:5], told, strict=True)] == [True] * 5
+    assert rest == "3 more files whose rows count are gone"

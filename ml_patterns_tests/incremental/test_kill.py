@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from ml_patterns.incremental import sensors
-from ml_patterns.storage.resources import WarehouseResource
+from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns_tests.incremental.conftest import Shop, make_settings, row
 
 BOUNDARIES = {
@@ -116,9 +116,10 @@ def test_dagster_killed_after_our_commit_is_told_without_computing_again(
     assert shop.due("aggregates") == []
     aggregates = dg.AssetKey(["shop", "event_aggregates"])
     warehouse = WarehouseResource(database=str(shop.warehouse.path))
+    operational = OperationalResource(url=f"sqlite:///{shop.folder / 'state.sqlite'}")
     with dg.DagsterInstance.get() as instance:
         assert instance.get_materialized_partitions(aggregates) == set()
-        sensors.request_due(instance, shop.settings, warehouse)
+        sensors.request_due(instance, shop.settings, warehouse, operational)
         assert len(instance.get_materialized_partitions(aggregates)) == 2
     generations = "SELECT generation FROM shop.partition_state WHERE layer = 'aggregates'"
     assert shop.query(generations) == [(1,), (1,)], "told, not computed again"

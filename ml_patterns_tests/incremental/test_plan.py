@@ -6,7 +6,7 @@ import pytest
 
 from ml_patterns.errors import TransformError
 from ml_patterns.incremental import build, plan
-from ml_patterns.incremental.plan import normalised
+from ml_patterns.incremental.layer_code import normalised
 from ml_patterns_tests.incremental.conftest import (
     AGGREGATES,
     FEATURES,
@@ -37,6 +37,36 @@ def test_a_new_stream_is_new_and_its_holes_are_gaps(shop: Shop) -> None:
     assert list(shop.due_hours("features")) == [0, 1, 2, 3, 4, 7]
     shop.build("features")
     assert shop.due("aggregates") == shop.due("features") == []
+
+
+def test_features_that_wait_for_their_window_are_known_before(shop: Shop) -> None:
+    """What a run computes is what the plan showed before it, whatever the plan was asked about."""
+
+    def following() -> dict[int, str]:
+        with shop.connect() as connection:
+            found = plan.following(connection, shop.settings, shop.clock())
+        return {hours(entry.partition): entry.reason for entry in found}
+
+    def foretold_and_built() -> tuple[list[int], list[int]]:
+        foretold = sorted({*shop.due_hours("features"), *following()})
+        shop.build("aggregates")
+        assert following() == {}
+        built = list(shop.due_hours("features"))
+        shop.build("features")
+        return foretold, built
+
+    shop.land("a.parquet", [row(str(hour), hour + 0.5) for hour in range(10)])
+    shop.ingest()
+    assert following() == dict.fromkeys(range(1, 10), "new")
+    foretold, built = foretold_and_built()
+    assert foretold == built == [*range(10)]
+
+    shop.land("b.parquet", [row("late", 7.9)])
+    shop.ingest()
+    assert following() == {8: "aggregates", 9: "aggregates"}
+    foretold, built = foretold_and_built()
+    assert foretold == built == [7, 8, 9]
+    assert following() == {}
 
 
 def test_a_gap_is_built_empty_and_fills_when_its_rows_come(old: Shop) -> None:

@@ -22,7 +22,7 @@ from ml_patterns.incremental.manifest import ingest
 from ml_patterns.incremental.plan import Layer, plan
 from ml_patterns.sandbox import events
 from ml_patterns.settings import PipelineSettings
-from ml_patterns.storage.card import encode
+from ml_patterns.storage.encoding import encode
 from ml_patterns.storage.features import feature_columns, read_features
 from ml_patterns.storage.sql import quoted
 

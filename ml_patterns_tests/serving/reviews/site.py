@@ -22,7 +22,8 @@ from ml_patterns.branching.deploy import Deployment, deploy
 from ml_patterns.branching.policy import Policy
 from ml_patterns.registry.records import Review
 from ml_patterns.registry.reviewers import Reviewers
-from ml_patterns.storage.card import ModelCard, encode
+from ml_patterns.storage.card import ModelCard
+from ml_patterns.storage.encoding import encode
 from ml_patterns_tests.branching.conftest import FEATURES, START, Shop, card, events, fitted
 from ml_patterns_tests.serving.conftest import House
 
