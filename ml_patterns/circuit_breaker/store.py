@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ml_patterns.circuit_breaker.tables import breaker_events, breakers
 from ml_patterns.circuit_breaker.transitions import Circuit
-from ml_patterns.retry.patience import soon_or_never
+from ml_patterns.retry.patience import PATIENCE_MS, soon_or_never
 from ml_patterns.storage.operational import reading
 
 Change = Callable[[Circuit], Circuit | None]
@@ -94,10 +94,13 @@ class OperationalStore:
 
     A change is one transaction on a row that nobody else can change meanwhile: SQLite begins it as
     a writer, PostgreSQL locks the row.
+
+    Args:
+        patience_ms: how long a change waits for other writers.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: sa.Engine, *, patience_ms: int = PATIENCE_MS) -> None:
+        self._engine, self._patience_ms = engine, patience_ms
 
     def read(self, name: str) -> Circuit:
         """The circuit as it is."""
@@ -106,7 +109,7 @@ class OperationalStore:
 
     def change(self, name: str, change: Change, *, actor: str, now: datetime) -> Changed:
         """Applies a change and writes its event, in one transaction."""
-        with soon_or_never(self._engine) as connection:
+        with soon_or_never(self._engine, self._patience_ms) as connection:
             self._ensure(connection, name)
             before = _load(connection, name, for_update=True) or Circuit()
             after = change(before)

@@ -1,7 +1,11 @@
 """A process of a fleet: asks one server through the shared breaker, over and over.
 
 `python -m ml_patterns_tests.circuit_breaker.fleet STATE_URL SERVER_URL LEASE` runs until its input
-is closed; each line it prints is a number of calls that were answered since the last one.
+is closed. It prints what became of its calls, whenever that changes: `answered`, `failed` or
+`refused` (the circuit let none through).
+
+Sixteen processes on two busy cores wait long for one another's writes; none of them may become a
+breaker of its own for that, as a request's does soon.
 """
 
 import contextlib
@@ -11,6 +15,7 @@ import sys
 from collections.abc import Iterator
 
 FAIL_MAX, RESET, CACHED = 5, 0.4, 0.05
+PATIENCE_MS = 20_000
 
 
 def main(state_url: str, server_url: str, lease: float) -> None:
@@ -23,7 +28,7 @@ def main(state_url: str, server_url: str, lease: float) -> None:
 
     breaker = SharedBreaker(
         "server",
-        OperationalStore(engine_for(state_url)),
+        OperationalStore(engine_for(state_url), patience_ms=PATIENCE_MS),
         fail_max=FAIL_MAX,
         reset_timeout=RESET,
         lease=lease,
@@ -33,16 +38,20 @@ def main(state_url: str, server_url: str, lease: float) -> None:
     body = b'{"inputs": [{"shape": [1, 1], "data": [0.5]}]}'
     url = f"{server_url}/v2/models/p.eu/versions/1/infer"
     print("ready", flush=True)
+    said = None
     while not select.select([sys.stdin], [], [], 0.005)[0]:
         try:
             breaker.call(lambda: fetch(session, "POST", url, timeout=30, body=body))
+            outcome = "answered"
         except CircuitOpenError:
-            continue
+            outcome = "refused"
         except Exception as error:
             if classify(error) is not Outcome.TRANSIENT:
                 raise
-            continue
-        print("answered", flush=True)
+            outcome = "failed"
+        if outcome != said:
+            print(outcome, flush=True)
+            said = outcome
 
 
 @contextlib.contextmanager
@@ -56,15 +65,21 @@ def running_fleet(
         for _ in range(processes)
     ]
     try:
-        for process in fleet:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+        await_each(fleet, "ready")
         yield fleet
     finally:
         for process in fleet:
             process.kill()
         for process in fleet:
             process.communicate()
+
+
+def await_each(fleet: list["subprocess.Popen[str]"], outcome: str) -> None:
+    """Reads until every process has said this."""
+    for process in fleet:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != f"{outcome}\n":
+            assert line, "the process ended"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 from ml_patterns.circuit_breaker.store import OperationalStore
 from ml_patterns.storage.operational import engine_for
-from ml_patterns_tests.circuit_breaker.fleet import CACHED, FAIL_MAX, running_fleet
+from ml_patterns_tests.circuit_breaker.fleet import FAIL_MAX, await_each, running_fleet
 from ml_patterns_tests.circuit_breaker.model_server import Rows, serve_models
 
 SIZES = [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
@@ -37,24 +37,22 @@ def test_an_outage_costs_the_server_one_probe_at_a_time(url: str, processes: int
                 return 503
 
             server.behaviour = down
-            await_that(lambda: store.read("server").state != "closed")
-            # Admissions that rest on the cache run out; what comes after are probes.
-            threading.Event().wait(4 * CACHED)
+            # Who was refused has no call under way that was let through before; what comes after
+            # are probes.
+            await_each(fleet, "refused")
+            await_that(lambda: server.under_way == 0)
             opened, already = store.read("server").epoch, server.calls
             with server.lock:
                 server.most_under_way = server.under_way
             await_that(lambda: store.read("server").epoch >= opened + 6)
-            epoch, calls = store.read("server").epoch, server.calls
+            calls, epoch = server.calls, store.read("server").epoch
             # Each probe is two transitions: half-open, then open again.
             assert calls - already <= (epoch - opened) / 2 + 1
             assert server.most_under_way <= 1
 
             server.behaviour = healthy
             await_that(lambda: store.read("server").state == "closed")
-            for process in fleet:
-                assert process.stdout is not None
-                while process.stdout.readline() != "answered\n":
-                    pass
+            await_each(fleet, "answered")
     events = store.events("server", limit=1000)
     assert f"{FAIL_MAX} failures in a row" in events[-1].reason
     assert [event.epoch for event in reversed(events)] == list(range(1, len(events) + 1))
