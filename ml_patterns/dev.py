@@ -6,11 +6,14 @@ where each of them has a supervisor of its own (`docs/operations.md`).
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import FrameType
 
 from ml_patterns.automation import SWITCH
 from ml_patterns.collecting import collect_from_now_on
@@ -19,16 +22,23 @@ from ml_patterns.errors import SettingsError
 from ml_patterns.project import dagster_home
 from ml_patterns.sandbox.upstream import serve_upstream
 
+_SECONDS_TO_END = 10
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: it came to this process alone, while Ctrl-C comes to those it started as well."""
+
 
 def run_dev(project: Path, port: int, host: str) -> int:
-    """Runs the UI until it is interrupted; on the demo's data where a demo has run.
+    """Runs the UI until it is interrupted or terminated; on the demo's data where a demo has run.
 
     Beside it runs the model server and, on the demo's data, the sandbox's weather API.
 
     Returns:
-        Dagster's exit code.
+        Dagster's exit code; 0 when it was we who were ended.
     """
     collect_from_now_on()
+    signal.signal(signal.SIGTERM, _terminate)
     stage = Stage(project / "data" / "demo")
     with ExitStack() as stack:
         if (stage.folder / "warehouse.duckdb").exists():
@@ -39,14 +49,30 @@ def run_dev(project: Path, port: int, host: str) -> int:
         home = dagster_home(project)
         os.environ.setdefault(SWITCH, "on")
         server = ModelServer(home / "model_server.log")
-        server.start()
         stack.callback(server.stop)
+        server.start()
         os.environ["ML_PATTERNS_MODEL_URL"] = server.url
         print(f"model server: {server.url}\nDagster UI: http://{host}:{port}", flush=True)
         command = [sys.executable, "-m", "dagster", "dev", "-h", host, "-p", str(port)]
+        return _run([*command, "-w", str(_workspace(project, home))], project)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _run(command: Sequence[str], folder: Path) -> int:
+    """Runs Dagster, and lets it end its own processes."""
+    with subprocess.Popen(command, cwd=folder) as dagster:
         try:
-            return subprocess.call([*command, "-w", str(_workspace(project, home))], cwd=project)
-        except KeyboardInterrupt:
+            return dagster.wait()
+        except KeyboardInterrupt as reason:
+            if not isinstance(reason, _Terminated):
+                with suppress(subprocess.TimeoutExpired):
+                    dagster.wait(_SECONDS_TO_END)
+            if dagster.poll() is None:
+                dagster.terminate()
+            dagster.wait()
             return 0
 
 

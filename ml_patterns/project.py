@@ -49,7 +49,8 @@ class Project:
         """Loads the project of a folder (default: the working directory).
 
         Raises:
-            SettingsError: the folder belongs to no Dagster project.
+            SettingsError: the folder belongs to no Dagster project, or to one whose definitions
+                cannot be imported.
         """
         root = project_root(start)
         marker = root / "pyproject.toml"
@@ -60,7 +61,13 @@ class Project:
         if str(root) not in sys.path:
             sys.path.insert(0, str(root))
         _keep_quiet()
-        return cls(root, dg.ComponentTree.for_project(root))
+        try:
+            return cls(root, dg.ComponentTree.for_project(root))
+        except ModuleNotFoundError as error:
+            raise SettingsError(
+                f"{marker} leads to {error.name}, and there is no such module; make it, install "
+                "it, or correct [tool.dg.project]"
+            ) from error
 
     @cached_property
     def pipelines(self) -> dict[str, PipelineSettings]:

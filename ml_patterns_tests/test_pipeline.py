@@ -13,6 +13,7 @@ import pytest
 
 from ml_patterns.errors import SettingsError
 from ml_patterns.project import Project
+from ml_patterns_tests.conftest import MARKER
 
 PROJECT = Path(__file__).parents[1]
 EVENTS = str(PROJECT / "data" / "deliveries" / "events")
@@ -95,6 +96,12 @@ def test_a_bad_file_does_not_keep_the_code_location_from_loading(
 def test_an_unknown_pipeline_is_answered_with_those_there_are() -> None:
     with pytest.raises(SettingsError, match=r"no pipeline nothing .*; there are: deliveries"):
         Project.load(PROJECT).pipeline("nothing")
+
+
+def test_a_project_without_its_modules_names_the_one_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(MARKER.format(name="project_of_nothing"))
+    with pytest.raises(SettingsError, match=r"pyproject.toml leads to project_of_nothing, and"):
+        Project.load(tmp_path)
 
 
 @pytest.fixture(scope="module")

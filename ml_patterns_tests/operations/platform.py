@@ -134,7 +134,7 @@ class Platform:
 
 @contextmanager
 def running_platform(root: Path, environment: dict[str, str]) -> Iterator[Platform]:
-    """Runs `ml-patterns dev` in a project until the block ends."""
+    """Runs `ml-patterns dev` in a project until the block ends; SIGTERM leaves nothing of it."""
     home = root / "data" / "dagster"
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE_TEMPLATE + SHORT_QUEUE)
@@ -153,15 +153,20 @@ def running_platform(root: Path, environment: dict[str, str]) -> Iterator[Platfo
     try:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             yield Platform(root, process, instance)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        _await_the_end_of(process.pid)
     finally:
-        os.killpg(process.pid, signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        _end(process)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends what is left of the process's group, runs that were under way included."""
+def _await_the_end_of(group: int) -> None:
+    """Waits until no process of a group is left; Dagster's code server takes a moment more."""
+    end = time.monotonic() + PATIENCE
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.1)
+        pytest.fail("ml-patterns dev left processes behind")
