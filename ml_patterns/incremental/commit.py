@@ -89,17 +89,21 @@ class Commit:
     def fit_table(self, columns: Mapping[str, str]) -> None:
         """Adds, retypes and drops columns so that the table fits what the SQL returns now.
 
-        Partitions that the old SQL computed are due anyway: their code differs.
+        Partitions that the old SQL computed are due anyway: their code differs. Where a file
+        brought the first value of a column, and with it the type, what others hold stays.
         """
         connection, table = self._connection, self._table
         described = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table}({described})")
         present = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
         for name, kind in columns.items():
-            if name in present and present[name] != kind:
-                connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
-            if present.get(name) != kind:
+            if name not in present:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
+            elif present[name] != kind:
+                connection.execute(
+                    f"ALTER TABLE {table} ALTER COLUMN {quoted(name)} TYPE {kind} "
+                    f"USING TRY_CAST(CAST({quoted(name)} AS VARCHAR) AS {kind})"
+                )
         for name in present:
             if name not in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")

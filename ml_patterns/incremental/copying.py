@@ -146,7 +146,7 @@ def _selects(
     stream: sources.Columns,
     partitions: Sequence[datetime],
 ) -> list[str]:
-    """One SELECT per group of files that share format and columns."""
+    """One SELECT per group of files that share kind and columns."""
     events, grain = settings.events, Grain(settings.events.grain)
     time, region = f"e.{quoted(events.time)}", f"e.{quoted(events.region)}"
     files = connection.execute(
@@ -158,7 +158,7 @@ def _selects(
     groups: dict[tuple[str, ...], list[str]] = {}
     described: dict[tuple[str, ...], dict[str, str]] = {}
     for path, names, types in files:
-        group = (sources.format_of(path), *names, *types)
+        group = (*sources.kind_of(path), *names, *types)
         groups.setdefault(group, []).append(path)
         described[group] = dict(zip(names, types, strict=True))
     between = (timestamp(min(partitions)), timestamp(max(partitions) + grain.length))

@@ -142,12 +142,12 @@ def _read(
             ledger.mark_unreadable(connection, pipeline, revision, str(error))
     while described:
         first, found = described[0]
-        kind = sources.format_of(first.path)
+        kind = sources.kind_of(first.path)
         alike = [
             revision
             for revision, columns in described
             if columns == found
-            and sources.format_of(revision.path) == kind
+            and sources.kind_of(revision.path) == kind
             and revision.registered_at == first.registered_at
         ][:_FILES_AT_ONCE]
         taken = {revision.revision for revision in alike}
@@ -172,20 +172,24 @@ def _describe(
     revision: Revision,
     stream: dict[str, str],
 ) -> dict[str, str]:
-    """A file's columns; columns that the stream did not have yet are added to it."""
+    """A file's columns; what the stream does not have yet, column or type, is added to it."""
     found = sources.describe(connection, revision.path)
     sources.check_columns(revision.path, found, events)
-    if any(name not in stream for name in found):
+    if any(stream.get(name, sources.NOTHING) == sources.NOTHING for name in found):
         types = sources.stream_types(connection, revision.path, events)
-        brought = {name: types[name] for name in found if name not in stream}
+        brought = {
+            name: types[name]
+            for name in found
+            if stream.get(name) in (None, sources.NOTHING) and stream.get(name) != types[name]
+        }
         sources.check_types(connection, revision.path, found, {**stream, **brought}, events)
-        connection.executemany(
-            f"INSERT INTO {quoted(pipeline)}.event_columns VALUES (?, ?, ?)",
-            [
-                [len(stream) + offset, name, kind]
-                for offset, (name, kind) in enumerate(brought.items())
-            ],
-        )
+        positions = {name: position for position, name in enumerate({**stream, **brought})}
+        if brought:
+            connection.executemany(
+                f"INSERT INTO {quoted(pipeline)}.event_columns VALUES (?, ?, ?) "
+                "ON CONFLICT (position) DO UPDATE SET type = excluded.type",
+                [[positions[name], name, kind] for name, kind in brought.items()],
+            )
         stream |= brought
     else:
         sources.check_types(connection, revision.path, found, stream, events)

@@ -3,10 +3,11 @@
 Belongs here: formats, column types, times. Does not: finding files (`files.py`), remembering which
 file was seen (`ledger.py`), judging rows (`manifest.py`).
 
-The types of the stream's columns are those of the first file that brought each; later files are
-cast to them, and a value that cannot be cast makes its file unreadable rather than wrong.
+The types of the stream's columns are those of the first file that brought a value of each; later
+files are cast to them, and a value that cannot be cast makes its file unreadable rather than wrong.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
@@ -21,7 +22,15 @@ from ml_patterns.storage.sql import literal, quoted
 FILE_COLUMN = "_file"
 _TIME = "TIMESTAMP"
 _SAMPLE = 3
-_HAS_OFFSET = r":\d{2}(\.\d+)?\s*(Z|[+-]\d{2}(:?\d{2})?)$"  # after a clock time: a date ends alike
+# After a clock time: a date ends alike.
+_HAS_OFFSET = r":\d{2}(\.\d+)?\s*(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\s*$"
+_HIVE_KEY = re.compile(r"([^/=]+)=[^/]*/")
+NOTHING = '"NULL"'
+"""The type of a column of which no file has brought a value yet."""
+_INTEGERS = (
+    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER",
+    "UBIGINT", "UHUGEINT",
+)  # fmt: skip
 _FORMATS = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -51,18 +60,20 @@ def format_of(path: str) -> str:
     )
 
 
-def scan(paths: Sequence[str], *, as_text: bool = True, variable: str | None = None) -> str:
-    """A table function over files of one format; CSV as text unless its types are asked for.
+def kind_of(path: str) -> tuple[str, ...]:
+    """Files of one kind can be read together: the format, and which columns the folders give."""
+    return (format_of(path), *_HIVE_KEY.findall(path))
 
-    Args:
-        variable: the session variable that holds the path; `paths` then only tell the format.
-    """
-    files = (
-        f"[getvariable({literal(variable)})]" if variable else f"[{', '.join(map(literal, paths))}]"
-    )
+
+def scan(paths: Sequence[str], *, as_text: bool = True) -> str:
+    """A table function over files of one kind; CSV as text unless its types are asked for."""
+    files = f"[{', '.join(map(literal, paths))}]"
+    # Left to itself DuckDB takes no folder for a column as soon as one of the files lies elsewhere.
+    hive = "true" if _HIVE_KEY.search(paths[0]) else "false"
     # A folder `region=17` is text like `region=eu`, or its type would depend on what lies there.
     options = (
-        f"union_by_name = true, hive_types_autocast = false, filename = {literal(FILE_COLUMN)}"
+        f"union_by_name = true, hive_partitioning = {hive}, hive_types_autocast = false, "
+        f"filename = {literal(FILE_COLUMN)}"
     )
     match format_of(paths[0]):
         case "parquet":
@@ -71,7 +82,8 @@ def scan(paths: Sequence[str], *, as_text: bool = True, variable: str | None = N
             types = "all_varchar = true" if as_text else "sample_size = -1"
             return f"read_csv({files}, {options}, header = true, {types})"
         case _:
-            return f"read_json({files}, {options}, format = 'newline_delimited')"
+            # Of what comes after a sample a new key would be dropped, and a fraction rounded.
+            return f"read_json({files}, {options}, format = 'newline_delimited', sample_size = -1)"
 
 
 def describe(
@@ -99,7 +111,8 @@ def count_rows(connection: duckdb.DuckDBPyConnection, path: str) -> int:
 
 def why_unreadable(path: str, error: Exception) -> str:
     """One sentence that names the file and what is wrong with it."""
-    first_line = str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines()
+    first_line = lines[-1] if "Traceback" in lines[0] else lines[0]
     if "No files found" in first_line or "No such file" in first_line:
         return f"{path} disappeared between listing and reading; it is read when it comes back"
     return f"{path} cannot be read ({first_line}); land it again whole"
@@ -168,6 +181,8 @@ def stream_types(
 ) -> dict[str, str]:
     """The types that a file's columns would give the stream; both times become UTC timestamps.
 
+    A column without a value is `NOTHING`: labels come later than the events.
+
     In CSV and JSON, ids and regions are text: whether `007` is a number must not depend on which
     file came first.
     """
@@ -176,7 +191,20 @@ def stream_types(
     )
     if format_of(path) != "parquet":
         types |= dict.fromkeys((events.id, events.region), "VARCHAR")
+        empty = [name for name, kind in types.items() if kind in ("VARCHAR", "JSON")]
+        types |= dict.fromkeys(_without_a_value(connection, path, empty), NOTHING)
     return types
+
+
+def _without_a_value(
+    connection: duckdb.DuckDBPyConnection, path: str, names: Sequence[str]
+) -> list[str]:
+    """Those of some columns of a file that are NULL in every row."""
+    if not names:
+        return []
+    counted = ", ".join(f"count({quoted(name)})" for name in names)
+    (row,) = connection.execute(f"SELECT {counted} FROM {scan([path])}").fetchall()
+    return [name for name, count in zip(names, row, strict=True) if not count]
 
 
 def check_types(
@@ -199,10 +227,15 @@ def check_types(
                 )
             continue
         wanted = stream[name]
-        if kind == wanted or wanted == "VARCHAR":
+        if kind == wanted or wanted in ("VARCHAR", NOTHING):
             continue
         column, cast = quoted(name), f"TRY_CAST({quoted(name)} AS {wanted})"
-        lossy = "" if kind == "VARCHAR" else f" OR CAST({cast} AS {kind}) IS DISTINCT FROM {column}"
+        wider = _wider(wanted) if kind == "VARCHAR" else None
+        lossy = ""
+        if wider:
+            lossy = f" OR TRY_CAST({column} AS {wider}) <> CAST({cast} AS {wider})"
+        elif kind != "VARCHAR":
+            lossy = f" OR CAST({cast} AS {kind}) IS DISTINCT FROM {column}"
         try:
             example = connection.execute(
                 f"SELECT CAST({column} AS VARCHAR) FROM {scan([path])} "
@@ -217,22 +250,31 @@ def check_types(
             )
 
 
+def _wider(kind: str) -> str | None:
+    """A type in which a text keeps what it would lose in another: a fraction, a time of day."""
+    if kind in _INTEGERS:
+        return "DOUBLE"
+    if kind == "DATE":
+        return _TIME
+    if scale := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", kind):
+        return f"DECIMAL(38,{min(int(scale[1]) + 6, 38)})"
+    return None
+
+
 def typed_rows(
     paths: Sequence[str],
     found: Columns,
     stream: Columns,
     events: EventsSettings,
     between: tuple[str, str] | None = None,
-    variable: str | None = None,
 ) -> str:
     """A SELECT of files that share their columns: the stream's columns, typed, and `_file`.
 
     Args:
-        paths: files of one format.
+        paths: files of one kind.
         found: the files' own columns and types.
         stream: the stream's columns and types; what a file lacks is NULL.
         between: bounds of the event time, as SQL timestamps, that the scan may use to skip.
-        variable: the session variable that holds the path of the one file to read instead.
     """
     selected = [
         f"{_converted(name, kind, found, events)} AS {quoted(name)}"
@@ -242,13 +284,11 @@ def typed_rows(
     if between and found[events.time] == _TIME and events.timezone == "UTC":
         column = quoted(events.time)
         where = f" WHERE {column} >= {between[0]} AND {column} < {between[1]}"
-    return (
-        f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {scan(paths, variable=variable)}{where}"
-    )
+    return f"SELECT {', '.join(selected)}, {FILE_COLUMN} FROM {scan(paths)}{where}"
 
 
 def _converted(name: str, kind: str, found: Columns, events: EventsSettings) -> str:
-    if name not in found:
+    if name not in found or kind == NOTHING:
         return f"CAST(NULL AS {kind})"
     if name in (events.time, events.version):
         return _utc(quoted(name), found[name], events.timezone)

@@ -45,6 +45,10 @@ def lossy_type(path: Path) -> None:
     write(path, [{**row("x", 0), "amount": 1.5}], {**COLUMNS, "amount": "DOUBLE"})
 
 
+def lossy_text(path: Path) -> None:
+    write(path, [{**row("x", 0), "amount": "1.5"}], {**COLUMNS, "amount": "VARCHAR"})
+
+
 def no_time(path: Path) -> None:
     write(path, [{**row("x", 0), "at": 7}], {**COLUMNS, "at": "BIGINT"})
 
@@ -64,6 +68,7 @@ BAD = [
     (ragged, "bad.csv", "land it again"),
     (changed_type, "bad.parquet", "column amount holds 'many', which is no BIGINT"),
     (lossy_type, "bad.parquet", "column amount holds '1.5', which is no BIGINT"),
+    (lossy_text, "bad.csv", "column amount holds '1.5', which is no BIGINT"),
     (no_time, "bad.parquet", "column at is BIGINT, not a time"),
     (unknown_ending, "bad.xlsx", "an ending that is not read"),
 ]
@@ -144,3 +149,23 @@ def test_a_file_rewritten_after_its_registration_is_not_built_from(shop: Shop) -
     assert set(shop.due_hours("aggregates")) == {0}
     shop.catch_up()
     assert [entry[5] for entry in shop.table("features")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits", "loses"),
+    [
+        ("INTEGER", "7", "7.25"),
+        ("BIGINT", "9007199254740993", "0.1"),
+        ("DATE", "2026-06-01", "2026-06-01 12:00:00"),
+        ("DECIMAL(9,2)", "1.24", "1.239"),
+    ],
+)
+def test_a_text_that_would_lose_by_the_cast_is_refused(
+    shop: Shop, kind: str, fits: str, loses: str
+) -> None:
+    shop.land("a.parquet", [{**row("1", 0), "extra": None}], {**COLUMNS, "extra": kind})
+    shop.land("b.csv", [{**row("2", 0), "extra": fits}], {**COLUMNS, "extra": "VARCHAR"})
+    assert shop.ingest().unreadable == ()
+    shop.land("c.csv", [{**row("3", 0), "extra": loses}], {**COLUMNS, "extra": "VARCHAR"})
+    (told,) = shop.ingest().unreadable
+    assert f"column extra holds '{loses}'" in told.error

@@ -1,10 +1,15 @@
 """Parquet, CSV, JSON lines, gz, Hive folders, and files that are not on this machine."""
 
+import json
+
 import fsspec
+import pandas as pd
 import pytest
 
+from ml_patterns.incremental import audit
 from ml_patterns_tests.incremental.conftest import (
     COLUMNS,
+    FEATURES,
     START,
     Shop,
     make_settings,
@@ -107,3 +112,59 @@ def test_every_format_and_hive_folders_can_lie_in_another_store(shop: Shop) -> N
         ]  # fmt: skip
     finally:
         store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_folder_that_is_a_column_and_a_file_that_has_it_lose_no_row(
+    shop: Shop, together: bool
+) -> None:
+    """The files have the same columns; DuckDB alone would drop the folder's for all of them."""
+    flat = {name: kind for name, kind in COLUMNS.items() if name != "region"}
+    shop.land("region=eu/a.parquet", [row("1", 0)], flat)
+    if not together:
+        shop.catch_up()
+    shop.land("b.parquet", [row("2", 0, region="us")], {**flat, "region": "VARCHAR"})
+    shop.catch_up()
+    assert [(r[1], r[3]) for r in shop.table("features")] == [("1", "eu"), ("2", "us")]
+    assert (shop.accounts().accepted, shop.accounts().kept) == (2, 2)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_a_column_gets_its_type_from_the_first_value(shop: Shop, ending: str) -> None:
+    """Labels come later than the events: the first file has a column of them, and none in it."""
+    shop.change(features=FEATURES.replace("e.amount,", "CAST(e.amount AS BIGINT) AS amount,"))
+    text = dict.fromkeys(COLUMNS, "VARCHAR")
+    rows = [row("1", 0, amount=None), row("2", 0, amount=None)]
+    if ending == "parquet":
+        pd.DataFrame(rows).to_parquet(shop.landed / "a.parquet")
+    else:
+        shop.land(f"a.{ending}", rows, text)
+    shop.catch_up()
+    assert [(r[1], r[4], r[5]) for r in shop.table("features")] == [
+        ("1", None, None),
+        ("2", None, None),
+    ]
+    shop.land(f"b.{ending}", [row("3", 1, amount=5, label=True)])
+    assert shop.ingest().unreadable == ()
+    shop.catch_up()
+    found = shop.query("SELECT event_id, label, amount FROM shop.event_features ORDER BY event_id")
+    assert found == [("1", None, None), ("2", None, None), ("3", True, 5)]
+    assert shop.query(
+        "SELECT events, amount, labelled, positives FROM shop.event_aggregates ORDER BY ALL"
+    ) == [(1, 5, 1, 1), (2, None, 0, 0)]
+    with shop.connect() as connection:
+        assert audit.recompute_differences(connection, shop.settings, "aggregates", [START]) == []
+
+
+def test_json_lines_are_looked_at_to_their_end(shop: Shop) -> None:
+    """DuckDB by itself takes the types from a sample of 20,480 rows."""
+    many = [{"id": str(n), "at": str(START), "known": str(START), "region": "eu", "amount": 1}
+            for n in range(25_000)]  # fmt: skip
+    last = {**many[0], "id": "last", "amount": 1.5, "label": True}
+    (shop.landed / "a.jsonl").write_text("\n".join(map(json.dumps, [*many, last])))
+    shop.change(aggregates="SELECT region, count(*) AS events FROM events GROUP BY region",
+                features="SELECT id AS event_id, \"at\" AS event_time, region, label, amount "
+                "FROM events", label_columns=[])  # fmt: skip
+    shop.catch_up()
+    found = shop.query("SELECT amount, label FROM shop.event_features WHERE event_id = 'last'")
+    assert found == [(1.5, True)]

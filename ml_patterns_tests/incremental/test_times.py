@@ -76,11 +76,14 @@ def test_naive_times_are_read_in_the_zone_of_the_settings(
 @pytest.mark.parametrize("kind", ["TIMESTAMPTZ", "VARCHAR"])
 def test_times_with_an_offset_need_no_zone(make_shop: Callable[..., Shop], kind: str) -> None:
     shop = make_shop(timezone="Europe/Berlin")
-    texts = ["2026-06-01 03:30:00+03:00", "2026-06-01T00:30:00Z", "2026-06-01 02:30:00.000+02"]
+    texts = ["2026-06-01 03:30:00+03:00", "2026-06-01T00:30:00Z", "2026-06-01 02:30:00.000+02",
+             "2026-06-01 00:30:00 UTC", "2026-06-01T00:30:00Z "]  # fmt: skip
+    if kind == "TIMESTAMPTZ":
+        texts = [text.strip() for text in texts]
     rows = [{**row(str(n), 0), "at": text} for n, text in enumerate(texts)]
     shop.land("a.parquet", rows, {**COLUMNS, "at": kind})
     shop.catch_up()
-    assert [r[2] for r in shop.table("features")] == [START + 0.5 * HOUR] * 3
+    assert [r[2] for r in shop.table("features")] == [START + 0.5 * HOUR] * 5
 
 
 @pytest.mark.parametrize(
