@@ -47,8 +47,9 @@ def unaccounted_rows(
     """Looks for rows that no account explains; empty when every row is accounted for.
 
     Three sums are held against each other: the rows in the files of the latest listing against the
-    manifest; a partition's accepted rows against kept + superseded + duplicate; the kept events
-    against the rows of `event_features`.
+    manifest; a partition's accepted rows in the manifest against those that it was built from, and
+    these against kept + superseded + duplicate; the kept events against the rows of
+    `event_features`.
     """
     return [
         *_files_against_manifest(connection, settings),
@@ -94,22 +95,31 @@ def _files_against_manifest(
 def _manifest_against_build(
     connection: duckdb.DuckDBPyConnection, settings: PipelineSettings
 ) -> list[Discrepancy]:
+    """The manifest is asked only about partitions that are built from what it says now."""
     schema = quoted(settings.name)
-    rows = connection.execute(
-        f"""
-        SELECT partition_start, accepted, kept, superseded, duplicate
-        FROM {schema}.run_cost JOIN {schema}.partition_state
-            USING (layer, partition_start, generation)
-        WHERE accepted <> kept + superseded + duplicate ORDER BY ALL
-        """
-    ).fetchall()
-    return [
-        Discrepancy(
-            f"partition {row[0]} accepted {row[1]} rows, but kept {row[2]}, superseded {row[3]} "
-            f"and dropped {row[4]} duplicates"
-        )
-        for row in rows
-    ]
+    found = []
+    for layer in LAYERS:
+        rows = connection.execute(
+            f"""
+            SELECT c.partition_start, held, accepted, kept, superseded, duplicate FROM (
+                SELECT cost.*,
+                    CASE WHEN now.events = now.built_events THEN now.rows ELSE accepted END AS held
+                FROM {schema}.run_cost cost JOIN {schema}.partition_state
+                    USING (layer, partition_start, generation)
+                JOIN ({compared(connection, settings, layer)}) now USING (partition_start)
+                WHERE layer = '{layer}'
+            ) c
+            WHERE held <> accepted OR accepted <> kept + superseded + duplicate ORDER BY ALL
+            """
+        ).fetchall()
+        found += [
+            Discrepancy(
+                f"{layer} {partition} has {held} accepted rows in the manifest and was built from "
+                f"{accepted}: kept {kept}, superseded {superseded}, dropped {duplicate} duplicates"
+            )
+            for partition, held, accepted, kept, superseded, duplicate in rows
+        ]
+    return found
 
 
 def _events_against_features(

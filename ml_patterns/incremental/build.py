@@ -175,6 +175,8 @@ class _Builder:
             step("deleted")
             commit.insert(result.table)
             step("inserted")
+            commit.check(result.rows)
+            step("checked")
             seconds = _shares(result, loaded, perf_counter() - started)
             commit.record_cost(self._generations, loaded.counts, seconds, self._clock())
             step("before commit")

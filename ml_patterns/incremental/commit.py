@@ -3,8 +3,9 @@
 Belongs here: what happens inside the transaction. Does not: computing (`computing.py`), the order
 of batches (`build.py`).
 
-Compare-and-set the generation row of every partition, delete, insert, note the cost. One row less
-updated than claimed, or a transaction conflict, means that someone else won: nothing is committed.
+Compare-and-set the generation row of every partition, delete, insert, check, note the cost. One row
+less updated than claimed, or a transaction conflict, means that someone else won: nothing is
+committed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import duckdb
 
-from ml_patterns.errors import ConflictError
+from ml_patterns.errors import ConflictError, MLPatternsError
 from ml_patterns.incremental.copying import Counts
 from ml_patterns.incremental.grain import Grain, naive
 from ml_patterns.incremental.ledger import Transaction
@@ -117,6 +118,26 @@ class Commit:
         self._connection.execute(
             f"INSERT INTO {self._table} BY NAME FROM {computed} WHERE {self._these()}"
         )
+
+    def check(self, computed: Mapping[datetime, int]) -> None:
+        """Lets nothing be committed unless each partition holds the rows that were computed.
+
+        Raises:
+            MLPatternsError: names a partition and both numbers of rows.
+        """
+        held: dict[datetime, int] = dict(
+            self._connection.execute(
+                f"SELECT partition_start, count(*) FROM {self._table} WHERE {self._these()} "
+                "GROUP BY partition_start"
+            ).fetchall()
+        )
+        for partition in self._partitions:
+            if held.get(partition, 0) != computed[partition]:
+                raise MLPatternsError(
+                    f"{self._layer} {Grain(self._settings.events.grain).key(partition)} of "
+                    f"{self._settings.name} would hold {held.get(partition, 0)} rows, and "
+                    f"{computed[partition]} were computed; nothing was committed"
+                )
 
     def record_cost(
         self,

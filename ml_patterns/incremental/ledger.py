@@ -10,7 +10,7 @@ closure (the watermark before a file's first listing).
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from ml_patterns.incremental.files import LandedFile, look
 from ml_patterns.incremental.grain import naive
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
+from ml_patterns.storage.warehouse import has_table
 
 _TABLES = (Path(__file__).parent / "ledger.sql").read_text()
 
@@ -141,15 +142,14 @@ def record_listing(
     known = {
         row[0]: row
         for row in connection.execute(
-            "SELECT path, size, CASE WHEN reading = ? THEN tag END, state = 'read' "
+            "SELECT path, size, CASE WHEN reading = ? THEN tag END "
             f"FROM {schema}.source_files ORDER BY revision",
             [reading],
         ).fetchall()
     }
-    none = (None,) * 4
+    none = (None,) * 3
     new = [f for f in files if (row := known.get(f.path, none))[1] != f.size or row[2] != f.tag]
-    gone = known.keys() - {file.path for file in files}
-    missing = tuple(sorted(path for path in gone if known[path][3]))
+    missing = _read_before(connection, schema, known.keys() - {file.path for file in files})
     if not new:
         return Listing((), missing)
     at, mark = naive(registered_at), before and naive(before)
@@ -175,6 +175,20 @@ def record_listing(
             ],
         )  # fmt: skip
     return Listing(numbered, missing)
+
+
+def _read_before(
+    connection: duckdb.DuckDBPyConnection, schema: str, paths: Collection[str]
+) -> tuple[str, ...]:
+    """Those of some paths whose rows count, by whichever revision of theirs could be read."""
+    if not paths:
+        return ()
+    rows = connection.execute(
+        f"SELECT path FROM {schema}.current_files "
+        "WHERE state = 'read' AND list_contains(?, path) ORDER BY path",
+        [list(paths)],
+    ).fetchall()
+    return tuple(path for (path,) in rows)
 
 
 def _first_watermarks(
@@ -250,6 +264,25 @@ def acknowledge_removal(
                     f"no file {path} was read by pipeline {pipeline}; "
                     f'name it as `ml-patterns sql "FROM {pipeline}.current_files"` shows it'
                 )
+
+
+def forget_outside(connection: duckdb.DuckDBPyConnection, settings: PipelineSettings) -> None:
+    """Takes out what was built of partitions before `events.start` or from `events.end` on.
+
+    The settings were changed since: these are no partitions any more, and nobody could build them.
+    """
+    schema, events = quoted(settings.name), settings.events
+    outside = "(partition_start < ? OR partition_start >= coalesce(?, 'infinity'::TIMESTAMP))"
+    bounds = [naive(events.start_time), events.end_time and naive(events.end_time)]
+    state = f"FROM {schema}.partition_state WHERE {outside}"
+    if not connection.execute(f"SELECT 1 {state} LIMIT 1", bounds).fetchall():
+        return
+    with Transaction(connection):
+        connection.execute(f"DELETE {state}", bounds)
+        connection.execute(f"DELETE FROM {schema}.run_cost WHERE {outside}", bounds)
+        for table in ("event_aggregates", "event_features"):
+            if has_table(connection, settings.name, table):
+                connection.execute(f"DELETE FROM {schema}.{table} WHERE {outside}", bounds)
 
 
 def stream_columns(connection: duckdb.DuckDBPyConnection, pipeline: str) -> dict[str, str]:

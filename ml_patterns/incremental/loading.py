@@ -6,7 +6,8 @@ not: judging rows (`manifest.py`), running the user's SQL over them (`transform.
 Within a partition the newest version of an event wins, ties broken by content, never by arrival.
 
 Only what was judged is built from: a file that is gone, or is no longer the one that was
-registered, holds up the partitions that need it and no others. A partition that is exactly one
+registered, holds up the partitions that need it and no others, and so do files in which not all
+rows are found again that the ledger accepted. A partition that is exactly one
 Parquet file in which no id repeats is not copied at all: the SQL reads the file.
 """
 
@@ -20,6 +21,7 @@ import duckdb
 from ml_patterns.errors import SourceFileError
 from ml_patterns.incremental import files, sources
 from ml_patterns.incremental.copying import Counts, copy
+from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import stream_columns
 from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.settings import PipelineSettings
@@ -88,7 +90,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Held:
-    """What a partition is made from: its files, and the rows to copy (none if read in place)."""
+    """What a partition is made from: its files, its accepted rows, the file to read in place."""
 
     files: Sequence[RegisteredFile]
     rows: int
@@ -199,6 +201,15 @@ def _load_part(
                 f"({str(error).splitlines()[0]}); land it again whole"
             ) from error
         lost = _changed({partition: sound[partition] for partition in copied})
+        lost |= {
+            partition: f"partition {Grain(settings.events.grain).key(partition)} of pipeline "
+            f"{settings.name} is not built: {sound[partition].rows} rows of its files are accepted "
+            f"in the ledger, {counts.get(partition, Counts()).accepted} were found in them; land "
+            "them again whole"
+            for partition in copied
+            if partition not in lost
+            and counts.get(partition, Counts()).accepted != sound[partition].rows
+        }
         counts |= {
             partition: Counts(accepted=whole.rows, kept=whole.rows, scanned=whole.rows)
             for partition, whole in direct.items()

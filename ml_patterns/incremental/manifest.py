@@ -111,6 +111,7 @@ def ingest(
     listing = ledger.record_listing(connection, settings, listed, clock())
     step("listed")
     _read(connection, pipeline, events, listing.new, step)
+    ledger.forget_outside(connection, settings)
     revisions = [revision.revision for revision in (*leftover, *listing.new)]
     files, rows, changed = _told(connection, pipeline, revisions) if revisions else (0, 0, ())
     return Ingest(

@@ -94,6 +94,8 @@ def _chosen(
             events, code, upstream
         FROM ({compared(connection, settings, layer)}) WHERE {condition}
             AND partition_start + {Grain(settings.events.grain).interval} <= ?
+            AND partition_start >= {timestamp(settings.events.start_time)}
+            AND partition_start < coalesce({timestamp(settings.events.end_time)}, 'infinity')
         ORDER BY partition_start
         """,
         [naive(now)],

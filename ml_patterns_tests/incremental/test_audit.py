@@ -4,7 +4,9 @@ import random
 
 import pytest
 
-from ml_patterns.incremental import audit
+from ml_patterns.errors import MLPatternsError, SourceFileError
+from ml_patterns.incremental import audit, plan
+from ml_patterns.incremental.commit import Commit
 from ml_patterns.incremental.plan import LAYERS, Layer
 from ml_patterns_tests.incremental.conftest import COLUMNS, HOUR, START, Shop, row
 
@@ -57,12 +59,47 @@ def test_a_sound_warehouse_passes(sound: Shop, layer: Layer) -> None:
         ("DELETE FROM shop.event_features WHERE event_id = '3'", "kept 5 events"),
         ("INSERT INTO shop.event_features FROM shop.event_features LIMIT 1", "kept 5 events"),
         ("UPDATE shop.partition_manifest SET rows = rows + 1", "the manifest accounts for"),
-        ("UPDATE shop.run_cost SET superseded = superseded + 1", "accepted 5 rows, but kept 5"),
+        ("UPDATE shop.run_cost SET superseded = superseded + 1", "built from 5: kept 5"),
+        (
+            "UPDATE shop.run_cost SET accepted = accepted - 1, kept = kept - 1; "
+            "DELETE FROM shop.event_features WHERE event_id IN (SELECT min(event_id) "
+            "FROM shop.event_features GROUP BY partition_start)",
+            "5 accepted rows in the manifest and was built from 4",
+        ),
     ],
 )
 def test_a_lost_or_doubled_row_is_found(sound: Shop, sql: str, sentence: str) -> None:
     sabotage(sound, sql)
     assert any(sentence in found for found in unaccounted(sound))
+
+
+def test_a_partition_in_which_rows_are_missing_is_not_built(sound: Shop) -> None:
+    """It holds up no other; nothing of it is committed."""
+    sound.land("c.parquet", [row("late", 5.5), row("new", 9)])
+    sound.ingest()
+    sabotage(sound, "UPDATE shop.partition_manifest SET rows = 9 WHERE revision = 3 "
+             "AND hour(partition_start) = 9")  # fmt: skip
+    with pytest.raises(SourceFileError, match=r"2026-06-01-09:00 .* 9 rows .* 1 were found"):
+        sound.build("aggregates")
+    assert sound.due_hours("aggregates") == {9: "new"}
+
+
+def test_nothing_is_committed_that_was_not_computed(sound: Shop) -> None:
+    """The blocking check of the transaction."""
+    before = sound.table("aggregates")
+    with sound.connect() as connection:
+        wants = plan.wanted(connection, sound.settings, "aggregates", [START])
+
+        def double() -> None:
+            with Commit(connection, sound.settings, "aggregates", [START]) as commit:
+                commit.claim({START: 1}, wants)
+                commit.insert("shop.event_aggregates")
+                commit.check({START: 1})
+
+        with pytest.raises(MLPatternsError, match="would hold 2 rows, and 1 were computed"):
+            double()
+    assert sound.table("aggregates") == before
+    assert sound.due("aggregates") == []
 
 
 @pytest.mark.parametrize("layer", LAYERS)

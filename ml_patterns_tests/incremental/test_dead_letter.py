@@ -119,3 +119,18 @@ def test_of_many_removed_files_a_few_are_named_and_the_others_counted(shop: Shop
         *told, rest = dead_letter.removed_files(connection, shop.settings)
     assert [name in sentence for name, sentence in zip(names[:5], told, strict=True)] == [True] * 5
     assert rest == "3 more files whose rows count are gone"
+
+
+def test_a_file_whose_correction_was_unreadable_is_missed_when_it_goes(shop: Shop) -> None:
+    """Its earlier rows still count."""
+    path = shop.land("a.parquet", [row("1", 0)])
+    shop.catch_up()
+    path.write_bytes(path.read_bytes()[:-20])
+    shop.ingest()
+    path.unlink()
+    assert shop.ingest().missing == (str(path),)
+    with shop.connect() as connection:
+        ledger.acknowledge_removal(connection, "shop", [str(path)], shop.clock())
+    shop.catch_up()
+    assert shop.ingest().missing == ()
+    assert shop.table("features") == []

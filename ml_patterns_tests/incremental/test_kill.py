@@ -16,8 +16,8 @@ from ml_patterns.storage.resources import OperationalResource, WarehouseResource
 from ml_patterns_tests.incremental.conftest import Shop, make_settings, row
 
 BOUNDARIES = {
-    "listed", "manifest", "loaded", "computed", "claimed", "deleted", "inserted", "before commit",
-    "committed",
+    "listed", "manifest", "loaded", "computed", "claimed", "deleted", "inserted", "checked",
+    "before commit", "committed",
 }  # fmt: skip
 STATE = (
     "SELECT layer, partition_start, events, code, upstream FROM shop.partition_state ORDER BY ALL",

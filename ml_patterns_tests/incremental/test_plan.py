@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 
 from ml_patterns.errors import TransformError
-from ml_patterns.incremental import build, plan
+from ml_patterns.incremental import audit, build, plan
 from ml_patterns.incremental.layer_code import normalised
+from ml_patterns.incremental.plan import LAYERS
 from ml_patterns_tests.incremental.conftest import (
     AGGREGATES,
     FEATURES,
@@ -181,6 +182,32 @@ def test_changed_settings_restate_what_they_change(old: Shop) -> None:
     assert old.due_hours("features") == dict.fromkeys(range(10), "settings")
     old.change(grace="3h", allowed_skew="1m")
     assert old.due("aggregates") == old.due("features") == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "left"),
+    [({"start": "2026-06-02"}, ["24", "30"]), ({"end": "2026-06-02"}, ["20"])],
+    ids=["start", "end"],
+)
+def test_what_the_bounds_leave_out_is_no_partition_any_more(
+    shop: Shop, bounds: dict[str, str], left: list[str]
+) -> None:
+    """Dagster has no such partitions, either: a run for one of them could not start."""
+    shop.land("a.parquet", [row(str(hour), hour) for hour in (20, 24, 30)])
+    shop.catch_up()
+    before = [shop.table(layer) for layer in LAYERS]
+    shop.change(**bounds)
+    inside = range(24, 99) if "start" in bounds else range(24)
+    assert set(shop.due_hours("aggregates")) <= set(inside)
+    shop.catch_up()
+    assert [entry[1] for entry in shop.table("features")] == left
+    assert shop.due("aggregates") == shop.due("features") == []
+    assert shop.accounts().kept == len(left)
+    with shop.connect() as connection:
+        assert audit.unaccounted_rows(connection, shop.settings) == []
+    shop.change()
+    shop.catch_up()
+    assert [shop.table(layer) for layer in LAYERS] == before
 
 
 def test_another_zone_reads_every_file_again(old: Shop) -> None:
