@@ -221,7 +221,7 @@ def check_types(
     """
     for name, kind in found.items():
         if name in (events.time, events.version):
-            if not (kind.startswith(_TIME) or kind in ("DATE", "VARCHAR")):
+            if not (kind.startswith(_TIME) or kind in ("DATE", "VARCHAR", NOTHING)):
                 raise SourceFileError(
                     f"{path}: column {name} is {kind}, not a time; land it as a timestamp"
                 )

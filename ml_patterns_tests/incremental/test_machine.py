@@ -29,7 +29,9 @@ from ml_patterns_tests.incremental.conftest import (
 )
 from ml_patterns_tests.incremental.oracle import Oracle, ordered
 
-NAMES = ("a.parquet", "b.parquet", "c.parquet", "d.parquet")
+NAMES = ("a.parquet", "b.csv", "c.jsonl", "d.parquet")
+TYPED = FEATURES.replace("e.amount,", "CAST(e.amount AS BIGINT) AS amount,")
+"""The first files may have no amount, and so no type of one."""
 GRACE, DELAY, SKEW, WINDOW = 3 * HOUR, 2 * HOUR, timedelta(minutes=10), 4
 MICROSECOND = timedelta(microseconds=1)
 
@@ -75,6 +77,7 @@ class Stream(RuleBasedStateMachine):
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         self._arguments: dict[str, object] = {
             "window": WINDOW, "grace": GRACE, "label_delay": DELAY, "allowed_skew": SKEW,
+            "features": TYPED,
         }  # fmt: skip
         self._shop = Shop(folder, make_settings(folder, **self._arguments), now=8.0)
         self._oracle = Oracle(GRACE, SKEW, DELAY, WINDOW)
@@ -87,11 +90,17 @@ class Stream(RuleBasedStateMachine):
 
     # what happens to the files
 
-    @initialize(rows=files, at_once=st.sampled_from([1, 3, 32]))
-    def begin(self, rows: list[Row], at_once: int) -> None:
-        """A run commits so many partitions at once."""
+    @initialize(
+        name=st.sampled_from(NAMES),
+        rows=files,
+        at_once=st.sampled_from([1, 3, 32]),
+        in_place=st.sampled_from([1, 20_000]),
+    )
+    def begin(self, name: str, rows: list[Row], at_once: int, in_place: int) -> None:
+        """A run commits so many partitions at once, and reads files of so many rows in place."""
         self._stack.enter_context(patch.object(build, "PARTITIONS_AT_ONCE", at_once))
-        self.deliver(NAMES[0], rows)
+        self._stack.enter_context(patch.object(manifest, "WORTH_READING_IN_PLACE", in_place))
+        self.deliver(name, rows)
 
     @rule(name=st.sampled_from(NAMES), rows=files)
     def deliver(self, name: str, rows: list[Row]) -> None:
@@ -163,7 +172,7 @@ class Stream(RuleBasedStateMachine):
     @rule(comment=st.sampled_from(["-- one\n", "/* two */ "]))
     def change_a_comment(self, comment: str) -> None:
         """Restates nothing."""
-        self._arguments["features"] = comment + FEATURES
+        self._arguments["features"] = comment + TYPED
         self._shop.change(**self._arguments)
         assert not self._due() or self._oracle.blocked()
         self._check()
