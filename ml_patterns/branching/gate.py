@@ -61,8 +61,8 @@ def judge(
 ) -> Judgement:
     """Judges a version on its test slice and records the decision.
 
-    A version that was already judged on the same rows by the same policy against the same champion
-    is not judged again: the recorded decision comes back.
+    A version that was judged last in its region, on the same rows by the same policy against the
+    same champion, is not judged again: the recorded decision comes back.
 
     Args:
         version: the version; its artifact's address is compared with that of `artifact`.
@@ -104,9 +104,10 @@ def _judge_against(
     data_checks: Mapping[str, bool | None],
 ) -> Judgement:
     rows, generation = fingerprint(test), 0 if champion is None else champion.generation
-    known = registry.latest_decision(version.pipeline, version.region, version.number)
+    known = registry.newest_decision(version.pipeline, version.region)
     if (
         known is not None
+        and known.version == version.number
         and known.test_fingerprint == rows
         and known.policy_hash == policy.fingerprint()
         and known.champion_generation == generation

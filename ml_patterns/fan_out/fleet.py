@@ -247,8 +247,10 @@ class _Gate:
         to compare it with.
         """
         registry, policy = self.fleet.registry, self.batch.settings.gate
-        known = registry.latest_decision(version.pipeline, version.region, version.number)
+        known = registry.newest_decision(version.pipeline, version.region)
         if known is None or known.policy_hash != policy.fingerprint():
+            return None
+        if known.version != version.number:  # another was trained since: this one is back
             return None
         if version.state == "voided":  # nobody can answer its review any more: ask again
             return None

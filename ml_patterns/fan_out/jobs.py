@@ -24,8 +24,9 @@ class PicturesConfig(dg.Config):
 def model_pictures_job(settings: PipelineSettings) -> dg.JobDefinition:
     """`<pipeline>_model_pictures_job`: calibration, confusion matrix and importances of a model.
 
-    Drawn on demand and not in every batch, where they would be most of what a run stores. They show
-    what the gate judged by: the recorded answers on the test slice, and the model card.
+    A run of many regions draws none, because they would be most of what it stores (`steps.py` says
+    from how many regions on); this draws one model of any run. They show what the gate judged by:
+    the recorded answers on the test slice, and the model card.
     """
 
     @dg.op(

@@ -3,8 +3,8 @@
 Belongs here: one entry per region, their order, the table, the picture. Does not: the verdicts
 (`branching/`), who serves (`registry/`).
 
-A region's entry is the better of what it serves and what was trained last, by verdict and then by
-the gate's metric. Regions without a model are entries, too: a leaderboard that leaves out what
+A region's entry is the better of what it serves and what it got last, by verdict and then by the
+gate's metric. Regions without a model are entries, too: a leaderboard that leaves out what
 failed would look best when everything fails.
 """
 
@@ -158,7 +158,7 @@ def _entry(
     serving: int | None,
     problem: str,
 ) -> Entry:
-    newest = registry.latest(pipeline, region)
+    newest = registry.current(pipeline, region)
     versions = [newest] if newest else []
     if newest and serving is not None and serving != newest.number:
         versions.append(registry.version(pipeline, region, serving))

@@ -38,7 +38,7 @@ from ml_patterns.storage.features import FeatureColumn
 
 log = logging.getLogger(__name__)
 
-_TRIES = 2
+TRIES = 2
 """A worker may die of its neighbour's hunger for memory: its region gets a second chance."""
 
 
@@ -103,7 +103,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """A job, and how many workers have died on it."""
 
     job: Job
@@ -140,6 +140,25 @@ def train_job(job: Job) -> tuple[Trained, ...]:
     )
 
 
+def guarded(work: Work, job: Job) -> tuple[Outcome, ...]:
+    """Does the work in a worker, and says there why it failed.
+
+    An exception stays in the worker: one that the parent cannot rebuild would break the pool, and
+    a `TimeoutError` of its own would look like the end of the job's time.
+    """
+    try:
+        return work(job)
+    except UserError as error:
+        return failed(job, str(error))
+    except Exception as error:
+        return failed(job, f"training raised {type(error).__name__}: {error}")
+
+
+def failed(job: Job, reason: str) -> tuple[Failed, ...]:
+    """The same reason for each region of a job."""
+    return tuple(Failed(region, reason) for region in job.regions)
+
+
 def _peak_mb() -> float:
     """Most memory that this process ever held, in megabytes; 0 where the system does not say.
 
@@ -164,7 +183,7 @@ def train_regions(
         workers: processes; 0: one per core that this process may use.
         work: what a worker does with a job.
     """
-    waiting: Iterator[_Task] = map(_Task, jobs)
+    waiting: Iterator[Task] = map(Task, jobs)
     breaks = 0
     while first := list(islice(waiting, workers or usable_cores())):
         pool = ProcessPool(
@@ -173,7 +192,7 @@ def train_regions(
             # A fork would inherit the locks of Dagster's threads and LightGBM's OpenMP state.
             context=multiprocessing.get_context("spawn"),
         )
-        left: list[_Task] = []
+        left: list[Task] = []
         done = 0
         try:
             for outcome in _drain(pool, chain(first, waiting), left, timeout, work):
@@ -183,11 +202,12 @@ def train_regions(
             pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
         breaks = 0 if done else breaks + 1
-        if breaks == _TRIES:
+        if breaks == TRIES:
             reason = (
                 "no worker stayed alive long enough to take it; the step's log says what ended them"
             )
-            yield from (Failed(region, reason) for task in left for region in task.job.regions)
+            for task in left:
+                yield from failed(task.job, reason)
             return
         waiting = iter(left)
 
@@ -219,14 +239,14 @@ def usable_cores() -> int:
 
 
 def _drain(
-    pool: ProcessPool, todo: Iterable[_Task], left: list[_Task], timeout: timedelta, work: Work
+    pool: ProcessPool, todo: Iterable[Task], left: list[Task], timeout: timedelta, work: Work
 ) -> Iterator[Outcome]:
     """Yields outcomes until nothing runs; what a broken pool never finished goes to `left`."""
-    running: dict[Future[tuple[Trained, ...]], _Task] = {}
+    running: dict[Future[tuple[Outcome, ...]], Task] = {}
 
-    def submit(task: _Task) -> None:
+    def submit(task: Task) -> None:
         try:
-            future = pool.schedule(work, args=(task.job,), timeout=timeout.total_seconds())
+            future = pool.schedule(guarded, args=(work, task.job), timeout=timeout.total_seconds())
         except RuntimeError:  # The pool broke meanwhile.
             left.append(task)
         else:
@@ -242,16 +262,19 @@ def _drain(
                 yield from future.result()
             elif isinstance(error, BrokenProcessPool):
                 left.append(task)
-            elif isinstance(error, ProcessExpired) and task.deaths + 1 < _TRIES:
-                log.warning("the worker of %s died (%s); once more", _names(task.job), error)
-                submit(_Task(task.job, task.deaths + 1))
+            elif isinstance(error, ProcessExpired) and task.deaths + 1 < TRIES:
+                log.warning("the worker of %s died (%s); once more", names(task.job), error)
+                submit(Task(task.job, task.deaths + 1))
             else:
-                reason = why_it_failed(error, timeout)
-                yield from (Failed(region, reason) for region in task.job.regions)
+                yield from failed(task.job, why_it_failed(error, timeout))
 
 
 def why_it_failed(error: BaseException, timeout: timedelta) -> str:
-    """A failure as one sentence with the remedy."""
+    """An end that the work itself could not report, as one sentence.
+
+    Args:
+        error: as the pool raises it; a `TimeoutError` is the end of the job's time.
+    """
     if isinstance(error, ProcessExpired):
         code = error.exitcode
         signal = f" by signal {-code}" if isinstance(code, int) and code < 0 else ""
@@ -264,12 +287,11 @@ def why_it_failed(error: BaseException, timeout: timedelta) -> str:
             f"it took longer than training.region_timeout {format_duration(timeout)} and was "
             "ended; raise the setting or lower training.max_rounds"
         )
-    if isinstance(error, UserError):
-        return str(error)
-    return f"training raised {type(error).__name__}: {error}"
+    return f"its training ended with {type(error).__name__}: {error}"
 
 
-def _names(job: Job) -> str:
+def names(job: Job) -> str:
+    """A job as a log line names it."""
     return job.regions[0] if job.kind == "own" else f"the pooled model of {len(job.members)}"
 
 

@@ -17,9 +17,9 @@ _DATASET_PARAMETERS = """
 max_bin max_bins max_bin_by_feature min_data_in_bin bin_construct_sample_cnt subsample_for_bin
 data_random_seed data_seed is_enable_sparse is_sparse enable_sparse sparse enable_bundle
 is_enable_bundle bundle use_missing zero_as_missing feature_pre_filter pre_partition
-is_pre_partition two_round two_round_loading use_two_round_loading header has_header linear_tree
-linear_trees label_column label weight_column weight group_column group ignore_column
-ignore_feature blacklist categorical_feature cat_feature categorical_column cat_column
+is_pre_partition precise_float_parser two_round two_round_loading use_two_round_loading header
+has_header linear_tree linear_trees label_column label weight_column weight group_column group
+ignore_column ignore_feature blacklist categorical_feature cat_feature categorical_column cat_column
 categorical_features forcedbins_filename group_id query query_column query_id
 """
 _OWN_PARAMETERS = """

@@ -243,9 +243,19 @@ def _choose(fits: list[_Fit], validated: _Matrix) -> _Fit:
     """The simplest candidate within one standard error of the best (Breiman et al., 1984)."""
     means = [float(np.average(fit.losses, weights=validated.weights)) for fit in fits]
     best = int(np.argmin(means))
-    rows = len(validated.labels)
-    error = float(np.std(fits[best].losses, ddof=1)) / math.sqrt(rows) if rows > 1 else 0.0
+    error = standard_error(fits[best].losses, validated.weights)
     return next(fit for fit, mean in zip(fits, means, strict=True) if mean <= means[best] + error)
+
+
+def standard_error(losses: Values, weights: Values | None) -> float:
+    """Standard error of the mean loss; with weights, of the weighted mean, rows independent."""
+    rows = len(losses)
+    if rows < 2:
+        return 0.0
+    if weights is None:
+        return float(np.std(losses, ddof=1)) / math.sqrt(rows)
+    deviations = weights * (losses - np.average(losses, weights=weights))
+    return float(np.sqrt(np.sum(deviations**2)) / np.sum(weights))
 
 
 def _refit(

@@ -52,6 +52,23 @@ class RegistryReads:
         """The newest version of a region."""
         return self._newest_version(pipeline, region, sa.true())
 
+    def current(self, pipeline: str, region: str) -> ModelVersion | None:
+        """The version that was judged last, or registered after that.
+
+        Not always the newest: training that returns to an older version (its data came back) has
+        that one judged again.
+        """
+        latest, decided = self.latest(pipeline, region), self.newest_decision(pipeline, region)
+        if latest is None or decided is None or latest.created_at > decided.decided_at:
+            return latest
+        return self.version(pipeline, region, decided.version)
+
+    def newest_decision(self, pipeline: str, region: str) -> DecisionRecord | None:
+        """The newest decision on any version of a region."""
+        table = tables.decisions
+        query = _of(table, pipeline, region).order_by(table.c.id.desc()).limit(1)
+        return next((_decision(row) for row in self._rows(query)), None)
+
     def versions(self, pipeline: str, region: str | None = None) -> list[ModelVersion]:
         """All versions, by region and number."""
         table = tables.versions
@@ -61,12 +78,12 @@ class RegistryReads:
     def latest_decision(
         self, pipeline: str, region: str, number: int | None = None
     ) -> DecisionRecord | None:
-        """The newest decision on a version; without a number, on the region's newest version."""
+        """The newest decision on a version; without a number, on the region's current version."""
         if number is None:
-            newest = self.latest(pipeline, region)
-            if newest is None:
+            current = self.current(pipeline, region)
+            if current is None:
                 return None
-            number = newest.number
+            number = current.number
         table = tables.decisions
         query = (
             _of(table, pipeline, region)

@@ -1,14 +1,20 @@
 """What a run of many regions leaves in Dagster: each region's own state, and one honest end."""
 
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+# Where the UI takes the failed partitions from; there is no public way to ask.
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
 from ml_patterns.branching import assets as branching_assets
 from ml_patterns.branching.policy import Policy
-from ml_patterns.fan_out.assets import regional_model
-from ml_patterns.fan_out.pool import Work, train_job
+from ml_patterns.fan_out.assets import TrainingConfig, regional_model
+from ml_patterns.fan_out.pool import Job, Trained, Work, train_job
+from ml_patterns.partitions import region_partitions
 from ml_patterns.registry.regions import add_regions, retire_region
 from ml_patterns.registry.registry import Registry
 from ml_patterns.settings import PipelineSettings
@@ -18,6 +24,7 @@ from ml_patterns.storage.resources import (
     OperationalResource,
     WarehouseResource,
 )
+from ml_patterns.storage.warehouse import Warehouse
 from ml_patterns_tests.fan_out.conftest import House, made_up, settings_for
 from ml_patterns_tests.fan_out.test_fleet import kills_asia
 
@@ -49,6 +56,7 @@ def run(
     settings: PipelineSettings = SETTINGS,
     work: Work = train_job,
     followed: bool = False,
+    config: dg.RunConfig | None = None,
 ) -> dg.ExecuteInProcessResult:
     """One run, of one region or of a range; `followed` by the deployment."""
     assets = [regional_model(settings, work)]
@@ -62,6 +70,7 @@ def run(
         selection=assets,
         instance=instance,
         raise_on_error=False,
+        run_config=config,
         tags=tags if last else None,
         partition_key=None if last else first,
         resources={
@@ -131,6 +140,73 @@ def test_a_killed_region_costs_no_other_its_materialization(
         "tiny": "unchanged",
     }
     assert check_statuses(instance, "eu") == (True, "deploy")
+
+
+def failed_partitions(instance: dg.DagsterInstance) -> set[str]:
+    """Regions that the UI shows as failed."""
+    partitions = region_partitions(SETTINGS)
+    status = get_and_update_asset_status_cache_value(instance, KEY, partitions)
+    return set(status.deserialize_failed_partition_subsets(partitions).get_partition_keys())
+
+
+def opens_the_warehouse(job: Job) -> tuple[Trained, ...]:
+    """Writes to the warehouse, which lies beside the artifacts, before it trains."""
+    path = Path(job.artifacts).parent / "warehouse.duckdb"
+    with Warehouse(path, patience=timedelta(0)).connect() as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS parcels.written (region VARCHAR)")
+        connection.execute("INSERT INTO parcels.written VALUES (?)", [job.regions[0]])
+    return train_job(job)
+
+
+def test_the_warehouse_is_free_while_models_are_trained(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """Ingest does not wait for a training: a worker, in another process, can write meanwhile."""
+    house.holds(made_up("eu"), made_up("us"))
+    assert run(instance, house, "eu", "us", work=opens_the_warehouse).success
+    with house.warehouse.connect(read_only=True) as connection:
+        written = connection.execute("SELECT region FROM parcels.written").fetchall()
+    assert sorted(written) == [("eu",), ("us",)]
+
+
+def test_the_failed_partitions_are_those_without_a_model(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """What the UI offers to run again: asia, which failed, and us, which has no rows.
+
+    Dagster goes by the materialization alone, so us is shown as failed until it has a model.
+    """
+    house.holds(made_up("asia"), made_up("eu"), made_up("tiny", 3))
+
+    first = run(instance, house, "asia", "us", work=kills_asia)
+    assert not first.success
+    assert failed_partitions(instance) == {"asia", "us"}
+
+    assert run(instance, house, "asia", "us").success
+    assert failed_partitions(instance) == {"us"}
+    house.holds(made_up("us"))
+    assert run(instance, house, "us").success
+    assert failed_partitions(instance) == set()
+
+
+def test_force_in_the_launchpad_trains_what_is_unchanged(
+    instance: dg.DagsterInstance, house: House
+) -> None:
+    """The same rows give the same version again."""
+    house.holds(made_up("eu"))
+    config = dg.RunConfig({"parcels__regional_model": TrainingConfig(force=True)})
+    statuses = [
+        event.step_materialization_data.materialization.metadata
+        for found in (
+            run(instance, house, "eu"),
+            run(instance, house, "eu"),
+            run(instance, house, "eu", config=config),
+        )
+        for event in found.all_events
+        if event.is_step_materialization
+    ]
+    assert [each["status"].value for each in statuses] == ["trained", "unchanged", "trained"]
+    assert [each["version"].value for each in statuses] == [1, 1, 1]
 
 
 def test_what_is_selected_after_the_models_runs_in_the_same_run(

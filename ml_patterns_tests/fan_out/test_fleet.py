@@ -154,6 +154,13 @@ def waits_for_the_verdict_on_eu(job: Job) -> tuple[Trained, ...]:
     return train_job(job)
 
 
+def waits_for_somebody(job: Job) -> tuple[Trained, ...]:
+    """Trains region eu; the others wait for what never comes."""
+    while job.regions != ("eu",):
+        time.sleep(60)
+    return train_job(job)
+
+
 def probes() -> list[str]:
     """Processes of ours that probe artifacts."""
     children = " ".join(each.read_text() for each in Path("/proc/self/task").glob("*/children"))
@@ -179,6 +186,26 @@ def test_what_is_done_is_judged_while_others_are_still_being_trained(house: Hous
     results.close()
     assert not multiprocessing.active_children(), "a cancelled run leaves no worker behind"
     assert not probes(), "nor the process that probes"
+
+
+def test_a_run_that_ends_early_is_taken_up_where_it_ended(house: House) -> None:
+    """What was judged before stays as it is; what was left is trained."""
+    house.holds(made_up("eu", 700), made_up("us"), made_up("asia", 650))
+    regions = ["asia", "eu", "us"]
+    with house.warehouse.connect(read_only=True) as connection:
+        batch = read_batch(connection, SETTINGS, regions)
+    results = Fleet(house.registry, house.artifacts).train(batch, work=waits_for_somebody)
+    first = next(results)
+    results.close()
+    assert {version.region for version in house.registry.versions("parcels")} == {first.region}
+
+    again = house.train(*regions, settings=SETTINGS)
+
+    assert again[first.region].decision == first.decision
+    assert {region: result.status for region, result in again.items()} == {
+        **dict.fromkeys(regions, "trained"),
+        first.region: "unchanged",
+    }
 
 
 def test_a_region_that_fell_silent_keeps_its_champion(trained: House) -> None:

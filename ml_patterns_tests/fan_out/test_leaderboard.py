@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 SETTINGS = settings_for()
+_SVG = "{http://www.w3.org/2000/svg}"
 
 
 def board_of(house: House, *regions: str, **problems: str) -> list[Entry]:
@@ -63,6 +64,38 @@ def test_a_rejected_retraining_does_not_hide_the_champion(trained: House) -> Non
     assert (entry.version, entry.verdict, entry.served_version) == (1, "deploy", 1)
 
 
+def test_a_region_whose_data_came_back_shows_the_version_that_was_judged_last(
+    house: House,
+) -> None:
+    """Version 1 goes to review, is outdated by version 2, and is judged again when it returns."""
+    of_a, of_b = made_up("eu", noise=0.15), made_up("eu", 700, noise=0.01)
+    house.holds(of_a)
+    house.train("eu", settings=SETTINGS)
+    house.holds(of_b)
+    house.train("eu", settings=SETTINGS)
+    assert [(entry.version, entry.verdict) for entry in board_of(house, "eu")] == [(2, "deploy")]
+
+    house.holds(of_a)
+    back = house.train("eu", settings=SETTINGS)["eu"]
+
+    assert (back.status, back.version.number, str(back.decision.verdict)) == (
+        "unchanged",
+        1,
+        "review",
+    )
+    (entry,) = board_of(house, "eu")
+    assert (entry.version, entry.verdict, entry.reason) == (1, "review", back.decision.reason)
+
+
+def test_a_version_that_nobody_judged_yet_is_shown_as_such(trained: House) -> None:
+    """A run was killed between the two: the verdict on the version before is not the new one's."""
+    trained.registry.register(
+        pipeline="parcels", region="eu", artifact="0" * 64, kind="own", training_key="new"
+    )
+    (entry,) = board_of(trained, "eu")
+    assert (entry.version, entry.verdict, entry.reason) == (2, "review", "not judged yet")
+
+
 def fan_in(
     instance: dg.DagsterInstance, house: House, settings: PipelineSettings
 ) -> dg.ExecuteInProcessResult:
@@ -96,6 +129,13 @@ def test_the_fan_in_is_complete_and_says_who_failed(
     assert metadata["without_new_model"].value == 1
     assert "killed by signal 9" in metadata["leaderboard"].value
     assert metadata["picture"].value.startswith("![leaderboard](data:image/svg+xml;base64,")
+    records = [record.data for record in metadata["table"].records]
+    assert [(each["rank"], each["region"]) for each in records] == [
+        (1, "us"),
+        (2, "eu"),
+        (3, "asia"),
+    ]
+    assert "killed by signal 9" in records[-1]["problem"]
     with house.warehouse.connect(read_only=True) as connection:
         rows = connection.execute(
             "SELECT region, verdict FROM parcels.leaderboard ORDER BY rank"
@@ -156,6 +196,26 @@ def test_shortcomings_name_the_setting() -> None:
     assert "names mars" in shortcomings(board, TrainingSettings(must_have=("mars",)))
 
 
+def test_the_picture_shows_the_thresholds_and_how_sure_each_value_is() -> None:
+    """Two dashed lines from top to bottom, and a bar from each dot down to its lower bound."""
+    board = [entry("eu", "deploy", 0.97), entry("us", "review", 0.9), entry("asia", "none", None)]
+    policy = Policy(deploy_at=0.95, review_at=0.85)
+    root = ElementTree.fromstring(leaderboard_svg(board, policy))
+    lines = list(root.iter(f"{_SVG}line"))
+    texts = [text.text for text in root.iter(f"{_SVG}text")]
+    dots = [(float(dot.attrib["cx"]), dot.attrib["cy"]) for dot in root.iter(f"{_SVG}circle")]
+    review, deploy = (
+        float(line.attrib["x1"]) for line in lines if "stroke-dasharray" in line.attrib
+    )
+    bars = [line.attrib for line in lines if "stroke-dasharray" not in line.attrib]
+
+    assert {"review 0.85", "deploy 0.95"} <= set(texts)
+    (of_eu, _), (of_us, _) = dots
+    assert review < of_us < deploy < of_eu
+    assert [(float(bar["x2"]), bar["y1"]) for bar in bars] == dots
+    assert all(float(bar["x1"]) < float(bar["x2"]) for bar in bars)
+
+
 @given(
     st.lists(
         st.builds(
@@ -171,7 +231,7 @@ def test_the_picture_is_well_formed_whatever_the_regions_are_called(board: list[
     """SVG that a browser reads; one label per region, up to a screenful; dots inside."""
     root = ElementTree.fromstring(leaderboard_svg(board, Policy()))
     width = float(root.attrib["width"])
-    circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
+    circles = list(root.iter(f"{_SVG}circle"))
     assert all(0 <= float(circle.attrib["cx"]) <= width for circle in circles)
     shown = board if len(board) <= 60 else board[:30] + board[-30:]
     assert len(circles) == sum(entry.value is not None for entry in shown)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ml_patterns.errors import UserError
 from ml_patterns.fan_out.pool import Failed, Job, Member, Outcome, Trained, train_job, train_regions
 from ml_patterns.fan_out.settings import TrainingSettings
 from ml_patterns.storage.artifacts import ArtifactStore
@@ -39,13 +40,20 @@ def job_for(folder: Path, *regions: str, kind: str = "own", rows: int = 300) -> 
     )
 
 
+class TwoArgumentsError(Exception):
+    """An exception like many: pickled, it cannot be rebuilt."""
+
+    def __init__(self, place: str, trouble: str) -> None:
+        super().__init__(f"{place}: {trouble}")
+
+
 def misbehave(job: Job) -> tuple[Trained, ...]:
     """Trains, unless the region's name asks for something else."""
     match job.regions[0]:
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "killed_once":
-            marker = Path(job.path).with_suffix(".killed")
+            marker = Path(job.artifacts).with_suffix(".killed")
             if not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -54,6 +62,12 @@ def misbehave(job: Job) -> tuple[Trained, ...]:
                 time.sleep(60)
         case "raises":
             raise ArithmeticError("no such luck")
+        case "raises_two":
+            raise TwoArgumentsError("store", "no such bucket")
+        case "store_timeout":
+            raise TimeoutError("the store did not answer")
+        case "mistaken":
+            raise UserError("the label is a number; make it a boolean")
     return train_job(job)
 
 
@@ -82,6 +96,29 @@ def test_failures_are_named_and_cost_no_other_region_its_model(tmp_path: Path) -
         outcome = found[region]
         assert isinstance(outcome, Trained)
         assert store.get(outcome.artifact).card.region == region
+
+
+RAISED = {
+    "raises": "training raised ArithmeticError: no such luck",
+    "raises_two": "training raised TwoArgumentsError: store: no such bucket",
+    "store_timeout": "training raised TimeoutError: the store did not answer",
+    "mistaken": "the label is a number; make it a boolean",
+}
+
+
+def test_an_exception_of_any_kind_is_named_and_costs_its_own_region_alone(tmp_path: Path) -> None:
+    """One that cannot be pickled back broke the pool, and with it every other region."""
+    found = outcomes([job_for(tmp_path, region) for region in [*RAISED, "a", "b"]], work=misbehave)
+    assert {region: found[region].reason for region in RAISED} == RAISED
+    assert isinstance(found["a"], Trained)
+    assert isinstance(found["b"], Trained)
+
+
+def test_a_pooled_model_that_fails_fails_for_each_of_its_regions(tmp_path: Path) -> None:
+    """The regions that wait for it are all named."""
+    found = outcomes([job_for(tmp_path, "raises_two", "a", kind="pooled")], work=misbehave)
+    reasons = {region: outcome.reason for region, outcome in found.items()}
+    assert reasons == dict.fromkeys(("raises_two", "a"), RAISED["raises_two"])
 
 
 def test_the_same_artifacts_whatever_the_number_of_workers_and_the_order(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ml_patterns.errors import NothingToTrainError
 from ml_patterns.fan_out.settings import TrainingSettings
-from ml_patterns.fan_out.training import TrainedModel, train
+from ml_patterns.fan_out.training import TrainedModel, standard_error, train
 from ml_patterns.fan_out.unchanged import fingerprint
 from ml_patterns.storage.card import ModelCard
 from ml_patterns.storage.features import FeatureColumn
@@ -177,6 +177,42 @@ def test_the_simplest_candidate_within_one_standard_error_wins() -> None:
     assert losses[1] < losses[0], "the example needs a larger tree that is a little better"
     assert choosing_from(small, large).candidate == small
     assert choosing_from(large, small).candidate == large
+
+
+def test_with_class_weights_the_standard_error_is_that_of_the_weighted_mean() -> None:
+    """The few rows of the rare class weigh most, so chance makes larger gains than without."""
+    frame = made_up("eu", 2000, noise=0.1, seed=1)
+    rare = frame[frame["label"] & (frame.index % 8 == 0) | ~frame["label"]]
+    candidates = ({"num_leaves": 4}, {"num_leaves": 15})
+    weighed = SETTINGS.model_copy(update={"class_weights": True, "candidates": candidates})
+    assert trained(rare, weighed).card.candidate == candidates[0]
+
+
+@pytest.mark.parametrize("weigh", [True, False])
+def test_the_standard_error_is_the_spread_of_the_mean_over_many_slices(weigh: bool) -> None:
+    """Slices of 400 rows, of which every tenth is of the rare class and harder to guess."""
+    random = np.random.default_rng(11)
+    rare = random.random((4000, 400)) < 0.1
+    losses = random.exponential(np.where(rare, 1.5, 0.3))
+    weights = np.where(rare, 5.0, 0.6) if weigh else np.ones(rare.shape)
+    spread = np.average(losses, axis=1, weights=weights).std()
+    errors = [
+        standard_error(each, its_weights if weigh else None)
+        for each, its_weights in zip(losses, weights, strict=True)
+    ]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.05)
+
+
+def test_a_single_row_has_no_standard_error() -> None:
+    """The best candidate wins then."""
+    assert standard_error(np.array([0.3]), None) == 0.0
+    assert standard_error(np.array([0.3]), np.array([2.0])) == 0.0
+
+
+def test_training_stops_where_validation_stops_gaining() -> None:
+    """The rounds of the card are those that validated best, long before the most there may be."""
+    card = trained(made_up("eu"), SETTINGS.model_copy(update={"max_rounds": 400})).card
+    assert 0 < card.rounds < 200
 
 
 def test_a_candidate_that_is_clearly_better_wins_wherever_it_stands() -> None:
