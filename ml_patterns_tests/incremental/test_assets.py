@@ -1,6 +1,7 @@
 """The room in Dagster: what is recorded, what is healed, what the sensors ask for."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -12,12 +13,13 @@ from ml_patterns.incremental.build import build
 from ml_patterns.incremental.dead_letter import removed_files
 from ml_patterns.incremental.plan import Layer
 from ml_patterns.incremental.reporting import report_again
+from ml_patterns.jobs import build_schedules
 from ml_patterns.partitions import range_tags
 from ml_patterns.status import status
 from ml_patterns.storage.operational import engine_for
 from ml_patterns.storage.resources import OperationalResource, WarehouseResource
+from ml_patterns_tests.incremental.conftest import COLUMNS, HOUR, START, Shop, row
 from ml_patterns_tests.incremental.conftest import FEATURES as FEATURES_SQL
-from ml_patterns_tests.incremental.conftest import HOUR, START, Shop, row
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 FEATURES = dg.AssetKey(["shop", "event_features"])
@@ -103,6 +105,36 @@ def test_a_bad_file_is_a_warning_and_the_run_goes_on(platform: Platform) -> None
     assert not evaluations["every_file_readable"].passed
     materialized = result.asset_materializations_for_node("shop__event_files")[-1]
     assert "b.parquet" in str(materialized.metadata["unreadable_files"].value)
+
+
+def passed(result: Any) -> dict[str, bool]:
+    return {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+
+
+def test_the_checks_of_a_registration_see_lateness_and_a_changed_schema(
+    platform: Platform,
+) -> None:
+    platform.shop.land("a.parquet", [row("1", 0), row("2", 10)])
+    everything = {"every_file_readable", "arrives_within_grace", "schema_unchanged"}
+    assert passed(ingest(platform)) == dict.fromkeys(everything, True)
+    platform.shop.land("b.parquet", [row("late", 0.5)], {**COLUMNS, "extra": "BIGINT"})
+    found = ingest(platform)
+    assert passed(found) == {
+        "every_file_readable": True, "arrives_within_grace": False, "schema_unchanged": False,
+    }  # fmt: skip
+    told = {each.check_name: each for each in found.get_asset_check_evaluations()}
+    assert "brought extra" in str(told["schema_unchanged"].description)
+    assert told["arrives_within_grace"].metadata["too_late"].value == 1
+
+
+def test_a_row_that_went_away_fails_the_check_of_the_next_build(platform: Platform) -> None:
+    platform.shop.land("a.parquet", [row("1", 0), row("2", 1)])
+    ingest(platform)
+    assert passed(platform.run(AGGREGATES, FEATURES, hours=(0, 0)))["every_row_accounted_for"]
+    with platform.shop.connect() as connection:
+        connection.execute("DELETE FROM shop.event_features")
+    found = platform.run(AGGREGATES, FEATURES, hours=(1, 1))
+    assert not passed(found)["every_row_accounted_for"]
 
 
 def test_a_region_with_an_unusable_name_costs_no_other_its_partition(platform: Platform) -> None:
@@ -263,6 +295,32 @@ def test_the_sensor_asks_for_exactly_what_the_plan_says(platform: Platform) -> N
     done = platform.request_due()
     assert isinstance(done, dg.SkipReason)
     assert "nothing is due" in (done.skip_message or "")
+
+
+def test_the_schedule_asks_for_the_same_as_the_sensor(platform: Platform) -> None:
+    (schedule,) = [
+        each
+        for each in build_schedules(platform.shop.settings)
+        if each.name == "shop_due_partitions_schedule"
+    ]
+    platform.shop.land("a.parquet", [row(str(n), n) for n in range(4)])
+    ingest(platform)
+    with (
+        dg.instance_for_test() as instance,  # a schedule wants one that lies on a disk
+        dg.build_schedule_context(
+            instance=instance,
+            resources=platform.resources,
+            scheduled_execution_time=datetime(2026, 6, 2, 0, 5, tzinfo=UTC),
+        ) as context,
+    ):
+        asked = schedule(context)
+        wanted = sensors.request_due(
+            instance, platform.shop.settings, platform.warehouse, platform.operational
+        )
+    assert isinstance(asked, dg.RunRequest)
+    assert isinstance(wanted, dg.RunRequest)
+    assert (asked.run_key, asked.tags) == (wanted.run_key, wanted.tags)
+    assert asked.asset_selection == wanted.asset_selection == [AGGREGATES]
 
 
 def test_a_run_of_due_partitions_leaves_the_others_alone(platform: Platform) -> None:

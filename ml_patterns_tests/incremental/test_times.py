@@ -149,9 +149,7 @@ def test_a_leap_second_is_accounted_for(shop: Shop) -> None:
     rows = [{**row("1", 0), "at": "2026-06-30 23:59:60"}, {**row("2", 0), "at": str(START)}]
     shop.land("a.csv", rows, TEXT)
     shop.ingest()
-    found = shop.classes()
-    assert found.pop("accepted", 0) + found.pop("invalid", 0) == 2
-    assert found == {}
+    assert shop.classes() == {"accepted": 1, "invalid": 1}
 
 
 def test_dates_far_outside_are_invalid_or_future_and_break_nothing(shop: Shop) -> None:
