@@ -21,6 +21,7 @@ import duckdb
 from ml_patterns.errors import UserError
 from ml_patterns.incremental.files import LandedFile, look
 from ml_patterns.incremental.grain import naive
+from ml_patterns.incremental.sources import READ_WHEN_BACK, TRIED_AGAIN
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
@@ -219,13 +220,16 @@ def waiting(connection: duckdb.DuckDBPyConnection, pipeline: str) -> list[Revisi
 def mark_unreadable(
     connection: duckdb.DuckDBPyConnection, pipeline: str, revision: Revision, error: str
 ) -> None:
-    """Notes why a revision cannot be read; it is tried again when the file changes."""
-    gone = "disappeared" in error
+    """Notes why a revision cannot be read; it is tried again when the file changes.
+
+    Where the file is not at fault (it vanished, its store did not deliver it), whatever the next
+    listing finds under its name is new.
+    """
+    passes = error.endswith((READ_WHEN_BACK, TRIED_AGAIN))
     connection.execute(
         f"UPDATE {quoted(pipeline)}.source_files SET state = 'unreadable', error = ?, "
-        # Whatever comes back under the name of a vanished file is new.
-        f"tag = CASE WHEN ? THEN 'gone' ELSE tag END WHERE revision = ?",
-        [error, gone, revision.revision],
+        f"tag = CASE WHEN ? THEN 'unknown' ELSE tag END WHERE revision = ?",
+        [error, passes, revision.revision],
     )
 
 

@@ -24,6 +24,9 @@ _TIME = "TIMESTAMP"
 _SAMPLE = 3
 # After a clock time: a date ends alike.
 _HAS_OFFSET = r":\d{2}(\.\d+)?\s*(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\s*$"
+_PASSES = re.compile(r"([\w.]*\.)?(\w*(Connection|Timeout)\w*|BrokenPipeError|OSError)\b")
+READ_WHEN_BACK = "read when it comes back"
+TRIED_AGAIN = "tried again by the next registration"
 _HIVE_KEY = re.compile(r"([^/=]+)=[^/]*/")
 NOTHING = '"NULL"'
 """The type of a column of which no file has brought a value yet."""
@@ -112,9 +115,13 @@ def count_rows(connection: duckdb.DuckDBPyConnection, path: str) -> int:
 def why_unreadable(path: str, error: Exception) -> str:
     """One sentence that names the file and what is wrong with it."""
     lines = str(error).strip().splitlines()
-    first_line = lines[-1] if "Traceback" in lines[0] else lines[0]
+    # A store of fsspec fails in Python: what it says stands below its stack, which is indented.
+    below = (line for line in lines[1:] if not line.startswith(" "))
+    first_line = next(below, lines[0]) if lines[0].startswith("Traceback") else lines[0]
+    if _PASSES.match(first_line):
+        return f"{path} was not delivered ({first_line}); it is {TRIED_AGAIN}"
     if "No files found" in first_line or "No such file" in first_line:
-        return f"{path} disappeared between listing and reading; it is read when it comes back"
+        return f"{path} disappeared between listing and reading; it is {READ_WHEN_BACK}"
     return f"{path} cannot be read ({first_line}); land it again whole"
 
 

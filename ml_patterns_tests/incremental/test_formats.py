@@ -98,6 +98,32 @@ def test_files_can_lie_in_another_store(shop: Shop) -> None:
         store.rm("/bucket", recursive=True)
 
 
+def test_a_store_that_fails_for_a_moment_is_asked_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file did not change meanwhile, so that nothing but the ledger would ask for it."""
+    store = fsspec.filesystem("memory")
+    store.mkdirs("/bucket", exist_ok=True)
+    shop.settings = make_settings(shop.folder, path="memory://bucket/*.parquet")
+    local = write(shop.folder / "a.parquet", [row("1", 0)])
+    store.pipe_file("/bucket/a.parquet", local.read_bytes())
+    opened = type(store)._open
+
+    def reset(*_: object, **__: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    try:
+        monkeypatch.setattr(type(store), "_open", reset)
+        (told,) = shop.ingest().unreadable
+        assert "Connection reset by peer); it is tried again" in told.error
+        monkeypatch.setattr(type(store), "_open", opened)
+        assert shop.ingest().unreadable == ()
+        shop.catch_up()
+        assert [r[1] for r in shop.table("features")] == ["1"]
+    finally:
+        store.rm("/bucket", recursive=True)
+
+
 def test_every_format_and_hive_folders_can_lie_in_another_store(shop: Shop) -> None:
     store = fsspec.filesystem("memory")
     shop.settings = make_settings(shop.folder, path="memory://bucket/**/*.*")
