@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import duckdb
 
-from ml_patterns.incremental import build, manifest, plan
+from ml_patterns.incremental import audit, build, manifest, plan
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage import engine
 from ml_patterns.storage.warehouse import Warehouse
@@ -36,6 +37,7 @@ HISTORIES = (24, 240, 2_400)
 SMALL_HOUR = 1_000
 REPEATS = 5
 TURNS = 25
+AUDITED = 5
 YEAR = 8_760
 TEN_TERABYTES = 10e12
 
@@ -183,6 +185,7 @@ def full_load(folder: Path, hours: int, rows: int) -> dict[str, object]:
     newest = bare(stage, NEWEST.format(folder=stage.landed), 1)
     registered = stage.ingest()
     alone, built, (scanned, accepted) = bare_and_ours(stage, pattern)
+    audited = audits(stage)
     increments = []
     for hour in range(hours, hours + REPEATS):
         stage.land(hour, rows)
@@ -213,6 +216,7 @@ def full_load(folder: Path, hours: int, rows: int) -> dict[str, object]:
         "transformation_throughput_to_bare_newest": round(newest.seconds / built.seconds, 3),
         "whole_throughput_to_bare": round(alone.seconds / whole.seconds, 3),
         "rows_read_to_rows_due": round(scanned / accepted, 4),
+        "audits": audited,
         "one_hour": {
             "registration_s": round(statistics.median(r.seconds for r, *_ in increments), 4),
             "transformation_s": round(statistics.median(t.seconds for _, t, *_ in increments), 4),
@@ -272,6 +276,24 @@ def one_day(stage: Stage, first: int, rows: int) -> float:
     for hour in range(first, first + 24):
         stage.land(hour, rows)
     return (stage.ingest().cpu + stage.build()[0].cpu) / (24 * rows)
+
+
+def audits(stage: Stage) -> dict[str, float]:
+    """Seconds of the audits after the load: no run of new events waits for the second."""
+    with stage.warehouse.connect() as connection:
+        with measured() as accounted:
+            lost = audit.unaccounted_rows(connection, stage.settings)
+        chosen = audit.closed_partitions(
+            connection, stage.settings, "aggregates", AUDITED, random.Random(1)
+        )
+        with measured() as recomputed:
+            lost += audit.recompute_differences(connection, stage.settings, "aggregates", chosen)
+    if lost:
+        raise RuntimeError(lost[0].sentence)
+    return {
+        "every_row_accounted_for_s": round(accounted().seconds, 3),
+        f"recompute_of_{AUDITED}_hours_s": round(recomputed().seconds, 3),
+    }
 
 
 def nothing_new(stage: Stage) -> tuple[float, float]:
@@ -334,10 +356,19 @@ def flatness(folder: Path, histories: Sequence[int], rows: int) -> dict[str, obj
             stage.land(history + turn, rows)
             times[history].append(stage.ingest().seconds + stage.build()[0].seconds)
     medians = {history: statistics.median(found) for history, found in times.items()}
+    alike: dict[int, list[float]] = {history: [] for history in histories}
+    for turn in range(REPEATS):
+        for history, stage in stages.items():
+            stage.land(history + TURNS + turn, SMALL_HOUR)
+            alike[history].append(stage.ingest().seconds + stage.build()[0].seconds)
     return {
         "hours_of_history": {
             str(history): {
-                "one_hour_s": round(medians[history], 4), "everything_s": round(whole[history], 3),
+                "one_hour_s": round(medians[history], 4),
+                "everything_s": round(whole[history], 3),
+                "everything_to_an_hour_like_the_others": round(
+                    whole[history] / statistics.median(alike[history]), 1
+                ),
             }
             for history in histories
         },
