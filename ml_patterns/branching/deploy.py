@@ -98,7 +98,7 @@ def _candidate(
 ) -> ModelVersion | None:
     for decision in registry.allowed(pipeline, policy.fingerprint(), region):
         return registry.version(pipeline, region, decision.version)
-    return registry.latest(pipeline, region)
+    return registry.current(pipeline, region)
 
 
 def _verify(

@@ -244,7 +244,7 @@ class _Gate:
         """The verdict that a version has, if it was reached on just this evidence.
 
         A version that has become the champion since is not judged again for that: there is nobody
-        to compare it with.
+        to compare it with. One to which training returned is: what is newer is of data that went.
         """
         registry, policy = self.fleet.registry, self.batch.settings.gate
         known = registry.newest_decision(version.pipeline, version.region)

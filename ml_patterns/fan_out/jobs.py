@@ -83,7 +83,7 @@ def model_pictures_job(settings: PipelineSettings) -> dg.JobDefinition:
 def _asked_for(registry: Registry, pipeline: str, config: PicturesConfig) -> ModelVersion:
     if config.version is not None:
         return registry.version(pipeline, config.region, config.version)
-    newest = registry.latest(pipeline, config.region)
+    newest = registry.current(pipeline, config.region)
     if newest is None:
         raise dg.Failure(
             f"region {config.region} of pipeline {pipeline} has no model yet; materialize "

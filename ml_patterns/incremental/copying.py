@@ -63,6 +63,14 @@ def copy(
     }
 
 
+def accepted(connection: duckdb.DuckDBPyConnection) -> dict[datetime, int]:
+    """Rows of each partition that the ledger accepted when `copy` last asked it."""
+    rows = connection.execute(
+        "SELECT partition_start, sum(rows)::BIGINT FROM _chosen GROUP BY partition_start"
+    ).fetchall()
+    return dict(rows)
+
+
 _DEDUPLICATE = """
 CREATE OR REPLACE TEMP TABLE _repeated AS
     SELECT _partition, {id} FROM _rows GROUP BY ALL HAVING count(*) > 1;

@@ -136,7 +136,7 @@ def record_listing(
     is that of everything seen before.
     """
     schema = quoted(settings.name)
-    reading = settings.events.reading
+    reading = settings.events.judging
     before = watermark(connection, settings)
     # The newest revision of each path: the last one wins. A listing costs a history of files what
     # it costs for each of them, here and in `list_files`, so that little is done for each.

@@ -19,7 +19,7 @@ from time import perf_counter
 import duckdb
 
 from ml_patterns.errors import SourceFileError
-from ml_patterns.incremental import files, sources
+from ml_patterns.incremental import copying, files, sources
 from ml_patterns.incremental.copying import Counts, copy
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import stream_columns
@@ -201,14 +201,15 @@ def _load_part(
                 f"({str(error).splitlines()[0]}); land it again whole"
             ) from error
         lost = _changed({partition: sound[partition] for partition in copied})
+        accepted = copying.accepted(connection) if copied else {}
         lost |= {
             partition: f"partition {Grain(settings.events.grain).key(partition)} of pipeline "
-            f"{settings.name} is not built: {sound[partition].rows} rows of its files are accepted "
-            f"in the ledger, {counts.get(partition, Counts()).accepted} were found in them; land "
-            "them again whole"
+            f"{settings.name} is not built: {accepted.get(partition, 0)} rows of its files are "
+            f"accepted in the ledger, {counts.get(partition, Counts()).accepted} were found in "
+            "them; land them again whole"
             for partition in copied
             if partition not in lost
-            and counts.get(partition, Counts()).accepted != sound[partition].rows
+            and counts.get(partition, Counts()).accepted != accepted.get(partition, 0)
         }
         counts |= {
             partition: Counts(accepted=whole.rows, kept=whole.rows, scanned=whole.rows)

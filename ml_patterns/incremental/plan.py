@@ -94,8 +94,6 @@ def _chosen(
             events, code, upstream
         FROM ({compared(connection, settings, layer)}) WHERE {condition}
             AND partition_start + {Grain(settings.events.grain).interval} <= ?
-            AND partition_start >= {timestamp(settings.events.start_time)}
-            AND partition_start < coalesce({timestamp(settings.events.end_time)}, 'infinity')
         ORDER BY partition_start
         """,
         [naive(now)],
@@ -209,7 +207,7 @@ def compared(
     """A SELECT that says of each partition of a layer what is wanted, what is built, what is due.
 
     Every partition counts that has accepted rows, was built before, or lies wholly below the
-    watermark (then without rows: a gap is built empty).
+    watermark (then without rows: a gap is built empty), from `events.start` to `events.end`.
     """
     schema, events = quoted(settings.name), settings.events
     grain = Grain(events.grain)
@@ -217,17 +215,22 @@ def compared(
     last = None if mark is None else grain.floor(mark) - grain.length
     if last is not None and events.end_time is not None:
         last = min(last, naive(events.end_time) - grain.length)
+    inside = (
+        f"partition_start >= {timestamp(events.start_time)} "
+        f"AND partition_start < coalesce({timestamp(events.end_time)}, 'infinity')"
+    )
     aggregates = f"""
         WITH held AS (
             SELECT partition_start, sum(rows)::BIGINT AS rows,
                 md5(string_agg(fingerprint || ':' || rows, ',' ORDER BY fingerprint, rows))
                     AS events
-            FROM {schema}.entries WHERE counts GROUP BY partition_start
+            FROM {schema}.entries WHERE counts AND {inside} GROUP BY partition_start
         ), named AS (
             SELECT partition_start FROM held
             UNION FROM generate_series(
                 {timestamp(events.start_time)}, {timestamp(last)}, {grain.interval})
-            UNION SELECT partition_start FROM {schema}.partition_state WHERE events IS NOT NULL
+            UNION SELECT partition_start FROM {schema}.partition_state
+                WHERE events IS NOT NULL AND {inside}
         ), wanted AS (
             SELECT partition_start, coalesce(rows, 0) AS rows, coalesce(events, 'none') AS events
             FROM named LEFT JOIN held USING (partition_start)

@@ -12,6 +12,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ml_patterns.base import Duration, Settings, format_duration
 
+_READER = 2
+"""Changes with what this version reads differently from the same file: ledgers then read anew."""
+
 
 class EventsSettings(Settings):
     """Which files hold the events, and what their columns mean."""
@@ -98,12 +101,17 @@ class EventsSettings(Settings):
 
     @property
     def reading(self) -> str:
-        """What decides how a file's rows are read; a change reads every file again."""
+        """What decides how a file's rows are read; a change computes every partition again."""
         parts = (
             self.id, self.time, self.version, self.region, self.timezone, self.grain, self.start,
             self.end,
         )  # fmt: skip
         return "|".join(map(str, parts))
+
+    @property
+    def judging(self) -> str:
+        """What decides how a file's rows are read and judged; a change reads every file again."""
+        return f"{_READER}|{self.allowed_skew}|{self.reading}"
 
     @property
     def zone(self) -> ZoneInfo:

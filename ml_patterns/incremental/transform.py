@@ -21,6 +21,7 @@ from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import stream_columns
 from ml_patterns.incremental.manifest import timestamp
 from ml_patterns.incremental.plan import Layer, interval
+from ml_patterns.incremental.sources import NOTHING
 from ml_patterns.retry.settings import ExternalSettings
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
@@ -207,7 +208,7 @@ def _check_features(found: Mapping[str, str], where: str) -> None:
             f"{', '.join(_REQUIRED)} and the features"
         )
     for name, kind in found.items():
-        usable = kind == "VARCHAR" or kind.startswith((*_NUMERIC, "ENUM"))
+        usable = kind in ("VARCHAR", NOTHING) or kind.startswith((*_NUMERIC, "ENUM"))
         if name not in _REQUIRED and (not usable or kind.endswith("]")):
             raise TransformError(
                 f"{where} returns feature {name} as {kind}; "
@@ -221,7 +222,7 @@ def _feature_columns(found: Mapping[str, str]) -> str:
     first = [f"CAST({name} AS {casts[name]}) AS {name}" for name in _REQUIRED]
     rest = [
         f"CAST({quoted(name)} AS VARCHAR) AS {quoted(name)}"
-        if kind.startswith("ENUM")
+        if kind.startswith("ENUM") or kind == NOTHING
         else quoted(name)
         for name, kind in found.items()
         if name not in _REQUIRED

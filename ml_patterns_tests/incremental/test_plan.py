@@ -1,5 +1,6 @@
 """What is due, why, and that nothing else is."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -210,6 +211,32 @@ def test_what_the_bounds_leave_out_is_no_partition_any_more(
     shop.change()
     shop.catch_up()
     assert [shop.table(layer) for layer in LAYERS] == before
+
+
+def test_a_file_that_the_bounds_leave_out_may_go(shop: Shop) -> None:
+    """Nothing waits for partitions that are none any more."""
+    old = shop.land("a.parquet", [row("22", 22), row("23", 23)])
+    shop.land("b.parquet", [row(str(hour), hour) for hour in (24, 25, 40)])
+    shop.catch_up()
+    old.unlink()
+    shop.change(start="2026-06-02")
+    shop.catch_up()
+    assert shop.due("aggregates") == shop.due("features") == []
+    assert [entry[1] for entry in shop.table("features")] == ["24", "25", "40"]
+    with shop.connect() as connection:
+        assert plan.following(connection, shop.settings, shop.clock()) == []
+        assert audit.gaps(connection, shop.settings) == []
+
+
+def test_another_skew_judges_every_file_again(make_shop: Callable[..., Shop]) -> None:
+    shop = make_shop(allowed_skew="1m")
+    shop.now = 2.0
+    shop.land("a.parquet", [row("1", 1), row("2", 2), row("3", 2.1)])
+    shop.ingest()
+    assert shop.classes() == {"accepted": 2, "future": 1}
+    shop.change(allowed_skew="1h")
+    shop.catch_up()
+    assert shop.classes() == {"accepted": 3}
 
 
 def test_another_zone_reads_every_file_again(old: Shop) -> None:
