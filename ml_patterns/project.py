@@ -63,9 +63,13 @@ class Project:
         _keep_quiet()
         try:
             return cls(root, dg.ComponentTree.for_project(root))
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, dg.DagsterError) as error:
+            # Dagster wraps it where the project's own package is missing.
+            missing = error.__cause__ if isinstance(error, dg.DagsterError) else error
+            if not isinstance(missing, ModuleNotFoundError):
+                raise
             raise SettingsError(
-                f"{marker} leads to {error.name}, and there is no such module; make it, install "
+                f"{marker} leads to {missing.name}, and there is no such module; make it, install "
                 "it, or correct [tool.dg.project]"
             ) from error
 

@@ -102,6 +102,10 @@ def test_a_project_without_its_modules_names_the_one_that_is_not_there(tmp_path:
     (tmp_path / "pyproject.toml").write_text(MARKER.format(name="project_of_nothing"))
     with pytest.raises(SettingsError, match=r"pyproject.toml leads to project_of_nothing, and"):
         Project.load(tmp_path)
+    (tmp_path / "project_of_nothing").mkdir()
+    (tmp_path / "project_of_nothing" / "__init__.py").touch()
+    with pytest.raises(SettingsError, match=r"leads to project_of_nothing.defs, and"):
+        Project.load(tmp_path)
 
 
 @pytest.fixture(scope="module")
