@@ -24,6 +24,10 @@ class SourceFileError(UserError):
     """A landed file cannot be read as events; the sentence names the file."""
 
 
+class FileNotDeliveredError(SourceFileError):
+    """Nothing may be wrong with the file: it vanished, or its store did not deliver it."""
+
+
 class TransformError(UserError):
     """`aggregates.sql` or `features.sql` failed or returned something unusable."""
 

@@ -5,6 +5,7 @@ Belongs here: arguments and printing. Does not: what a tombstone is (`registry/r
 
 import getpass
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,9 +46,7 @@ def retire(
     """Train and deploy a region no more; what it serves goes on answering, its history stays."""
     from ml_patterns.registry.regions import retire_region
 
-    engine = _engine(pipeline)
-    retire_region(engine, pipeline, region, actor=by or getpass.getuser(), reason=reason)
-    _tell(engine, pipeline, region, as_json)
+    _change(retire_region, pipeline, region, reason, by, as_json)
 
 
 @command(region)
@@ -57,9 +56,7 @@ def revive(
     """Take a retired region along again, from the next training on."""
     from ml_patterns.registry.regions import revive_region
 
-    engine = _engine(pipeline)
-    revive_region(engine, pipeline, region, actor=by or getpass.getuser(), reason=reason)
-    _tell(engine, pipeline, region, as_json)
+    _change(revive_region, pipeline, region, reason, by, as_json)
 
 
 def _engine(pipeline: str) -> "sa.Engine":
@@ -69,10 +66,19 @@ def _engine(pipeline: str) -> "sa.Engine":
     return engine_for(project.installation.state_url)
 
 
-def _tell(engine: "sa.Engine", pipeline: str, region: str, as_json: bool) -> None:
-    """How a region stands now."""
+def _change(
+    change: Callable[..., None],
+    pipeline: str,
+    region: str,
+    reason: str,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """Changes a region's tombstone and says how the region stands now."""
     from ml_patterns.registry.regions import all_regions
 
+    engine = _engine(pipeline)
+    change(engine, pipeline, region, actor=by or getpass.getuser(), reason=reason)
     (found,) = (each for each in all_regions(engine, pipeline) if each.region == region)
     if as_json:
         typer.echo(json.dumps(asdict(found), default=str, indent=2))

@@ -18,7 +18,7 @@ class PicturesConfig(dg.Config):
     """The region."""
 
     version: int | None = None
-    """Its version; none: the newest."""
+    """Its version; none: the one that was judged last, or trained since."""
 
 
 def model_pictures_job(settings: PipelineSettings) -> dg.JobDefinition:
@@ -83,11 +83,11 @@ def model_pictures_job(settings: PipelineSettings) -> dg.JobDefinition:
 def _asked_for(registry: Registry, pipeline: str, config: PicturesConfig) -> ModelVersion:
     if config.version is not None:
         return registry.version(pipeline, config.region, config.version)
-    newest = registry.current(pipeline, config.region)
-    if newest is None:
+    current = registry.current(pipeline, config.region)
+    if current is None:
         raise dg.Failure(
             f"region {config.region} of pipeline {pipeline} has no model yet; materialize "
             f"{pipeline}/regional_model for it first, or correct the region's name",
             allow_retries=False,
         )
-    return newest
+    return current

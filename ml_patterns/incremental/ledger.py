@@ -18,10 +18,9 @@ from typing import Any
 
 import duckdb
 
-from ml_patterns.errors import UserError
+from ml_patterns.errors import FileNotDeliveredError, SourceFileError, UserError
 from ml_patterns.incremental.files import LandedFile, look
 from ml_patterns.incremental.grain import naive
-from ml_patterns.incremental.sources import READ_WHEN_BACK, TRIED_AGAIN
 from ml_patterns.settings import PipelineSettings
 from ml_patterns.storage.sql import quoted
 from ml_patterns.storage.warehouse import has_table
@@ -218,18 +217,20 @@ def waiting(connection: duckdb.DuckDBPyConnection, pipeline: str) -> list[Revisi
 
 
 def mark_unreadable(
-    connection: duckdb.DuckDBPyConnection, pipeline: str, revision: Revision, error: str
+    connection: duckdb.DuckDBPyConnection,
+    pipeline: str,
+    revision: Revision,
+    error: SourceFileError,
 ) -> None:
     """Notes why a revision cannot be read; it is tried again when the file changes.
 
     Where the file is not at fault (it vanished, its store did not deliver it), whatever the next
     listing finds under its name is new.
     """
-    passes = error.endswith((READ_WHEN_BACK, TRIED_AGAIN))
     connection.execute(
         f"UPDATE {quoted(pipeline)}.source_files SET state = 'unreadable', error = ?, "
         f"tag = CASE WHEN ? THEN 'unknown' ELSE tag END WHERE revision = ?",
-        [error, passes, revision.revision],
+        [str(error), isinstance(error, FileNotDeliveredError), revision.revision],
     )
 
 

@@ -6,9 +6,9 @@ not: judging rows (`manifest.py`), running the user's SQL over them (`transform.
 Within a partition the newest version of an event wins, ties broken by content, never by arrival.
 
 Only what was judged is built from: a file that is gone, or is no longer the one that was
-registered, holds up the partitions that need it and no others, and so do files in which not all
-rows are found again that the ledger accepted. A partition that is exactly one
-Parquet file in which no id repeats is not copied at all: the SQL reads the file.
+registered, or in which not all rows are found again that the ledger accepted, holds up the
+partitions that need it and no others. A partition that is exactly one Parquet file in which no id
+repeats is not copied at all: the SQL reads the file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ import duckdb
 from ml_patterns.errors import SourceFileError
 from ml_patterns.incremental import copying, files, sources
 from ml_patterns.incremental.copying import Counts, copy
+from ml_patterns.incremental.dead_letter import removed
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.ledger import stream_columns
 from ml_patterns.incremental.manifest import timestamp
@@ -43,10 +44,7 @@ class RegisteredFile:
         """What is wrong where it is no longer the file that was registered."""
         lies = files.look(self.path)
         if lies is None:
-            return (
-                f"{self.path} was read before and is gone; put it back, or let it go with "
-                f"`ml-patterns dead-letter acknowledge {self.pipeline} {self.path}`"
-            )
+            return removed(self.path, self.pipeline)
         if (lies.size, lies.tag) != (self.size, self.tag):
             return (
                 f"{self.path} changed since it was read; "

@@ -140,7 +140,7 @@ def _read(
         try:
             described.append((revision, _describe(connection, pipeline, events, revision, stream)))
         except SourceFileError as error:
-            ledger.mark_unreadable(connection, pipeline, revision, str(error))
+            ledger.mark_unreadable(connection, pipeline, revision, error)
     while described:
         first, found = described[0]
         kind = sources.kind_of(first.path)
@@ -160,9 +160,8 @@ def _read(
                 try:
                     _judge(connection, pipeline, events, [revision], found, stream)
                 except duckdb.Error as error:
-                    ledger.mark_unreadable(
-                        connection, pipeline, revision, sources.why_unreadable(revision.path, error)
-                    )
+                    why = sources.unreadable(revision.path, error)
+                    ledger.mark_unreadable(connection, pipeline, revision, why)
         step("manifest")
 
 
@@ -184,8 +183,8 @@ def _describe(
             if stream.get(name) in (None, sources.NOTHING) and stream.get(name) != types[name]
         }
         sources.check_types(connection, revision.path, found, {**stream, **brought}, events)
-        positions = {name: position for position, name in enumerate({**stream, **brought})}
         if brought:
+            positions = {name: position for position, name in enumerate({**stream, **brought})}
             connection.executemany(
                 f"INSERT INTO {quoted(pipeline)}.event_columns VALUES (?, ?, ?) "
                 "ON CONFLICT (position) DO UPDATE SET type = excluded.type",

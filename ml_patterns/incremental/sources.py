@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 
-from ml_patterns.errors import SettingsError, SourceFileError
+from ml_patterns.errors import FileNotDeliveredError, SettingsError, SourceFileError
 from ml_patterns.incremental.files import list_files
 from ml_patterns.incremental.settings import EventsSettings
 from ml_patterns.settings import PipelineSettings
@@ -25,8 +25,6 @@ _SAMPLE = 3
 # After a clock time: a date ends alike.
 _HAS_OFFSET = r":\d{2}(\.\d+)?\s*(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\s*$"
 _PASSES = re.compile(r"([\w.]*\.)?(\w*(Connection|Timeout)\w*|BrokenPipeError|OSError)\b")
-READ_WHEN_BACK = "read when it comes back"
-TRIED_AGAIN = "tried again by the next registration"
 _HIVE_KEY = re.compile(r"([^/=]+)=[^/]*/")
 NOTHING = '"NULL"'
 """The type of a column of which no file has brought a value yet."""
@@ -102,7 +100,7 @@ def describe(
             f"DESCRIBE SELECT * EXCLUDE ({FILE_COLUMN}) FROM {scan([path], as_text=as_text)}"
         ).fetchall()
     except duckdb.Error as error:
-        raise SourceFileError(why_unreadable(path, error)) from error
+        raise unreadable(path, error) from error
     return {row[0]: row[1] for row in rows}
 
 
@@ -112,17 +110,21 @@ def count_rows(connection: duckdb.DuckDBPyConnection, path: str) -> int:
     return int(row[0]) if row else 0
 
 
-def why_unreadable(path: str, error: Exception) -> str:
-    """One sentence that names the file and what is wrong with it."""
+def unreadable(path: str, error: Exception) -> SourceFileError:
+    """What DuckDB raised as one sentence that names the file and what is wrong with it."""
     lines = str(error).strip().splitlines()
     # A store of fsspec fails in Python: what it says stands below its stack, which is indented.
     below = (line for line in lines[1:] if not line.startswith(" "))
     first_line = next(below, lines[0]) if lines[0].startswith("Traceback") else lines[0]
     if _PASSES.match(first_line):
-        return f"{path} was not delivered ({first_line}); it is {TRIED_AGAIN}"
+        return FileNotDeliveredError(
+            f"{path} was not delivered ({first_line}); it is tried again by the next registration"
+        )
     if "No files found" in first_line or "No such file" in first_line:
-        return f"{path} disappeared between listing and reading; it is {READ_WHEN_BACK}"
-    return f"{path} cannot be read ({first_line}); land it again whole"
+        return FileNotDeliveredError(
+            f"{path} disappeared between listing and reading; it is read when it comes back"
+        )
+    return SourceFileError(f"{path} cannot be read ({first_line}); land it again whole")
 
 
 def check_columns(path: str, found: Iterable[str], events: EventsSettings) -> None:
@@ -249,7 +251,7 @@ def check_types(
                 f"WHERE {column} IS NOT NULL AND ({cast} IS NULL{lossy}) LIMIT 1"
             ).fetchone()
         except duckdb.Error as error:
-            raise SourceFileError(why_unreadable(path, error)) from error
+            raise unreadable(path, error) from error
         if example:
             raise SourceFileError(
                 f"{path}: column {name} holds {example[0]!r}, which is no {wanted} as in earlier "

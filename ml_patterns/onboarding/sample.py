@@ -13,7 +13,7 @@ import duckdb
 
 from ml_patterns.errors import SourceFileError, UserError
 from ml_patterns.incremental.files import LandedFile, attach_filesystem, list_files
-from ml_patterns.incremental.sources import format_of, scan, why_unreadable
+from ml_patterns.incremental.sources import format_of, scan, unreadable
 from ml_patterns.storage.sql import quoted
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -183,7 +183,7 @@ def _read(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> None:
             f"CREATE TABLE read AS SELECT * EXCLUDE (_file) FROM {scan(paths, as_text=False)}"
         )
     except duckdb.Error as error:
-        raise SourceFileError(why_unreadable(paths[0], error)) from error
+        raise unreadable(paths[0], error) from error
     types = dict(connection.execute("SELECT column_name, column_type FROM (DESCRIBE read)")
                  .fetchall())  # fmt: skip
     times = [name for name, kind in types.items() if _holds_times(connection, name, kind)]

@@ -65,9 +65,7 @@ class RegistryReads:
 
     def newest_decision(self, pipeline: str, region: str) -> DecisionRecord | None:
         """The newest decision on any version of a region."""
-        table = tables.decisions
-        query = _of(table, pipeline, region).order_by(table.c.id.desc()).limit(1)
-        return next((_decision(row) for row in self._rows(query)), None)
+        return self._newest_decision(pipeline, region, sa.true())
 
     def versions(self, pipeline: str, region: str | None = None) -> list[ModelVersion]:
         """All versions, by region and number."""
@@ -84,14 +82,7 @@ class RegistryReads:
             if current is None:
                 return None
             number = current.number
-        table = tables.decisions
-        query = (
-            _of(table, pipeline, region)
-            .where(table.c.version == number)
-            .order_by(table.c.id.desc())
-            .limit(1)
-        )
-        return next((_decision(row) for row in self._rows(query)), None)
+        return self._newest_decision(pipeline, region, tables.decisions.c.version == number)
 
     def decisions(
         self, pipeline: str | None = None, region: str | None = None
@@ -236,6 +227,13 @@ class RegistryReads:
             _of(table, pipeline, region).where(condition).order_by(table.c.number.desc()).limit(1)
         )
         return next((ModelVersion(**row) for row in self._rows(query)), None)
+
+    def _newest_decision(
+        self, pipeline: str, region: str, condition: sa.ColumnElement[bool]
+    ) -> DecisionRecord | None:
+        table = tables.decisions
+        query = _of(table, pipeline, region).where(condition).order_by(table.c.id.desc()).limit(1)
+        return next((_decision(row) for row in self._rows(query)), None)
 
     def _champions(self, pipeline: str | None, region: str | None) -> list[Champion]:
         table = tables.champions
