@@ -38,6 +38,9 @@ def run_dev(project: Path, port: int, host: str) -> int:
         Dagster's exit code; 0 when it was we who were ended.
     """
     collect_from_now_on()
+    # A shell that starts this in the background has it ignore SIGINT; Dagster would inherit that,
+    # and it ends on SIGTERM as on SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     stage = Stage(project / "data" / "demo")
     with ExitStack() as stack:

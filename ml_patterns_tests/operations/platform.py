@@ -37,6 +37,9 @@ run_coordinator:
   config: {dequeue_interval_seconds: 1}
 """
 
+IN_THE_BACKGROUND = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+"""Starts a command as a script does by `&`: it ignores SIGINT."""
+
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -143,7 +146,7 @@ def running_platform(root: Path, environment: dict[str, str]) -> Iterator[Platfo
         port = free.getsockname()[1]
     with (root / "dev.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ml_patterns", "dev", "--port", str(port)],
+            [*IN_THE_BACKGROUND, sys.executable, "-m", "ml_patterns", "dev", "--port", str(port)],
             cwd=root,
             env=clean_environment() | PATIENT | environment,
             stdout=log,
