@@ -26,6 +26,7 @@ from ml_patterns.incremental.grain import Grain, contiguous, naive
 from ml_patterns.incremental.reporting import report_again
 from ml_patterns.incremental.sensors import only_due
 from ml_patterns.installation import Installation
+from ml_patterns.interrupts import interrupts_seen
 from ml_patterns.partitions import DAY_FORMAT, range_tags, region_partitions, trained_regions
 from ml_patterns.registry.records import DecisionRecord
 from ml_patterns.registry.regions import known_regions
@@ -251,15 +252,23 @@ class CatchUp:
         tags: Mapping[str, str] | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> StepOutcome:
-        """One recorded run in this process; a failed step is an outcome, not an exception."""
+        """One recorded run in this process; a failed step is an outcome, not an exception.
+
+        Raises:
+            KeyboardInterrupt: a signal came meanwhile, which Dagster takes for a failed step, or
+                forgets where no step runs.
+        """
         name = f"{self._settings.name}_{job}_job"
-        result = self._definitions.resolve_job_def(name).execute_in_process(
-            instance=self._instance,
-            tags={**(tags or {}), "ml_patterns/command": "run"},
-            asset_selection=[self._key(asset)] if asset else None,
-            run_config={**(run_config or {}), "loggers": _QUIET},
-            raise_on_error=False,
-        )
+        with interrupts_seen() as interrupted:
+            result = self._definitions.resolve_job_def(name).execute_in_process(
+                instance=self._instance,
+                tags={**(tags or {}), "ml_patterns/command": "run"},
+                asset_selection=[self._key(asset)] if asset else None,
+                run_config={**(run_config or {}), "loggers": _QUIET},
+                raise_on_error=False,
+            )
+        if interrupted():
+            raise KeyboardInterrupt(f"during {step}; what is not committed stays due")
         failures = tuple(
             f"{step}: {_sentence(event.event_specific_data)}"
             for event in result.all_events

@@ -50,7 +50,7 @@ def run(
 ) -> None:  # fmt: skip
     """Catch a pipeline up completely, as Dagster runs recorded in DAGSTER_HOME.
 
-    Exit code 0 when everything that was due is done.
+    Exit code 0 when everything that was due is done, 130 when it was interrupted.
     """
     from ml_patterns.run_command import run_pipeline
 

@@ -6,6 +6,7 @@ so that `--help` answers at once.
 """
 
 import json
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import wraps
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ml_patterns.settings import PipelineSettings
 
 Pipeline = Annotated[str, typer.Argument(help="Name of the pipeline, as in its YAML file.")]
+_INTERRUPTED = 128 + signal.SIGINT
 _NEVER_FOLDED = 26
 """Characters; those of a time with its zone."""
 
@@ -27,7 +29,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 def command(group: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
-    """A command whose mistakes by the user are one sentence on standard error, exit code 1."""
+    """A command whose mistakes by the user are one sentence on standard error, exit code 1.
+
+    One that the user interrupts says so and ends with 130, as a shell expects it.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -37,6 +42,9 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Any], Any]
             except MLPatternsError as error:
                 typer.echo(f"ml-patterns: {error}", err=True)
                 raise typer.Exit(1) from error
+            except KeyboardInterrupt as interrupt:
+                typer.echo(f"ml-patterns: {' '.join(['interrupted', *interrupt.args])}", err=True)
+                raise typer.Exit(_INTERRUPTED) from interrupt
 
         group.command(name)(guarded)
         return guarded

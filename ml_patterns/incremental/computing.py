@@ -9,10 +9,9 @@ small files keeps one processor busy. Computing changes nothing but a database i
 neither its order nor how far it got matters to anybody.
 """
 
-import queue
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +24,7 @@ from ml_patterns.errors import TransformError
 from ml_patterns.incremental.grain import Grain
 from ml_patterns.incremental.loading import Loaded
 from ml_patterns.incremental.transform import Transformation
+from ml_patterns.storage.side_by_side import side_by_side
 from ml_patterns.storage.sql import quoted
 
 _numbers = count()  # connections of one process see each other's databases
@@ -79,38 +79,21 @@ def ahead(
         database: of `scratch`.
     """
     workers = min(workers, len(batches))
-    if workers <= 1:
-        for batch in batches:
-            yield compute(connection, transformation, loaded, batch, f"{database}._result")
-        return
     tables = cycle(f"{database}._result_{number}" for number in range(2 * workers + 1))
-    idle: queue.SimpleQueue[duckdb.DuckDBPyConnection] = queue.SimpleQueue()
-    cursors = [connection.cursor() for _ in range(workers)]
-    for cursor in cursors:
-        idle.put(cursor)
-
-    def work(batch: Sequence[datetime], table: str) -> Result:
-        cursor = idle.get()
-        try:
-            return compute(cursor, transformation, loaded, batch, table)
-        finally:
-            idle.put(cursor)
-
-    pool = ThreadPoolExecutor(workers)
-    try:
-        running: deque[Future[Result]] = deque()
+    running: deque[Future[Result]] = deque()
+    with side_by_side(connection, workers) as submit:
         for batch in batches:
             if len(running) == 2 * workers:
                 yield running.popleft().result()
-            running.append(pool.submit(work, batch, next(tables)))
+            running.append(submit(_work(transformation, loaded, batch, next(tables))))
         while running:
             yield running.popleft().result()
-    finally:
-        for cursor in cursors:
-            cursor.interrupt()
-        pool.shutdown(cancel_futures=True)
-        for cursor in cursors:
-            cursor.close()
+
+
+def _work(
+    transformation: Transformation, loaded: Loaded, batch: Sequence[datetime], table: str
+) -> Callable[[duckdb.DuckDBPyConnection], Result]:
+    return lambda connection: compute(connection, transformation, loaded, batch, table)
 
 
 def compute(
@@ -130,6 +113,8 @@ def compute(
     failure: TransformError | None = None
     try:
         connection.execute(f"CREATE OR REPLACE TABLE {table} AS {transformation.select(events)}")
+    except duckdb.InterruptException:
+        raise
     except duckdb.Error:
         columns = ", ".join(f"{quoted(n)} {kind}" for n, kind in transformation.columns.items())
         connection.execute(f"CREATE OR REPLACE TABLE {table}({columns})")

@@ -13,7 +13,6 @@ applies wins:
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,9 +26,11 @@ from ml_patterns.incremental.grain import Grain, naive
 from ml_patterns.incremental.ledger import Revision, Transaction, stream_columns
 from ml_patterns.incremental.settings import EventsSettings
 from ml_patterns.settings import PipelineSettings
+from ml_patterns.storage.side_by_side import side_by_side
 from ml_patterns.storage.sql import literal, quoted
 
 _FILES_AT_ONCE = 64
+_READERS = 8  # of files that may be far away
 WORTH_READING_IN_PLACE = 20_000
 
 Step = Callable[[str], None]
@@ -271,17 +272,21 @@ def _count_ids(
     ).fetchall()
     paths = [path for (path,) in whole if sources.format_of(path) == "parquet"]
 
-    def count(path: str) -> int:
+    def count(path: str) -> Callable[[duckdb.DuckDBPyConnection], int]:
         rows = sources.typed_rows([path], found, stream, events)
         ids = f"SELECT hash({quoted(events.id)}) FROM ({rows}) GROUP BY ALL"
-        with connection.cursor() as cursor:
-            row = cursor.execute(f"SELECT count(*) FROM ({ids})").fetchone()
-        return int(row[0]) if row else 0
 
-    if len(paths) == 1:
-        return {paths[0]: count(paths[0])}
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(paths, pool.map(count, paths), strict=True))
+        def run(cursor: duckdb.DuckDBPyConnection) -> int:
+            row = cursor.execute(f"SELECT count(*) FROM ({ids})").fetchone()
+            return int(row[0]) if row else 0
+
+        return run
+
+    if not paths:
+        return {}
+    with side_by_side(connection, min(len(paths), _READERS)) as submit:
+        counts = [submit(count(path)) for path in paths]
+        return {path: counted.result() for path, counted in zip(paths, counts, strict=True)}
 
 
 def _told(

@@ -15,15 +15,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
 
+from ml_patterns.interrupts import on_interrupt
 from ml_patterns.storage.sql import literal
 
 # DuckDB has no instance without a database that new connections begin in. While there is no file
 # it is an empty one; no pipeline can be called like either.
 _EMPTY = "ATTACH ':memory:' AS _no_file; USE _no_file; "
+
+INTERRUPT_EVERY = timedelta(seconds=0.05)
+"""An interrupt that comes before a statement has begun is forgotten: it is told again."""
 
 
 class _Instance:
@@ -120,11 +125,41 @@ def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
     with _lock:
         instance = _idle.pop() if _idle else _Instance()
     try:
-        with instance.connection() as connection:
+        with instance.connection() as connection, interruptible(connection):
             yield connection
     finally:
         with _lock:
             _idle.append(instance)
+
+
+@contextmanager
+def interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """A signal ends the connection's statement at once, and is an interrupt, not a failed query.
+
+    While several threads work for it DuckDB notices no signal until the statement is done; where it
+    does it forgets what the handler raised, and raises a `RuntimeError`.
+
+    Raises:
+        KeyboardInterrupt: a signal came while a statement ran.
+    """
+    left = threading.Event()
+
+    def interrupt() -> None:
+        while not left.is_set():
+            connection.interrupt()
+            left.wait(INTERRUPT_EVERY.total_seconds())
+
+    with on_interrupt(interrupt):
+        try:
+            yield
+        except duckdb.InterruptException as error:
+            raise KeyboardInterrupt from error
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            left.set()
 
 
 def end_idle() -> None:

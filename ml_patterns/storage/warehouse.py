@@ -40,10 +40,12 @@ class Warehouse:
 
         Raises:
             WarehouseBusyError: another process held the file all the time; names the holder.
+            KeyboardInterrupt: a signal came while a statement ran.
         """
         connection = self._open(read_only=read_only)
         try:
-            yield connection
+            with engine.interruptible(connection):
+                yield connection
         finally:
             engine.disconnect(self.path, connection)
 

@@ -1,0 +1,112 @@
+"""Who interrupts a command, or cancels its run, is obeyed at once, whatever DuckDB computes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ml_patterns.interrupts import interrupts_seen
+from ml_patterns.storage.warehouse import Warehouse
+from ml_patterns_tests.ui.platform import environment_of
+from ml_patterns_tests.ui.shop import AGGREGATES, HOURS, REGIONS, make_shop
+
+ENDLESS = AGGREGATES.replace(
+    "count(*)",
+    "count(*) + (SELECT count(*) FROM range(1000000) a, range(1000000) b "
+    "WHERE a.range * b.range = 7)",
+)
+
+
+def ml_patterns(project: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "ml_patterns", *arguments],
+        cwd=project, env=environment_of(project.parent), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def await_computing(process: "subprocess.Popen[str]", seconds: float) -> None:
+    """Returns when a process has used that many more seconds of CPU."""
+
+    def used() -> float:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = used()
+    while process.poll() is None and used() < before + seconds:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stops_in_the_middle_of_its_sql(tmp_path: Path, sign: signal.Signals) -> None:
+    project = tmp_path / "project"
+    folder = make_shop(project, "interrupted_shop")
+    (folder / "aggregates.sql").write_text(ENDLESS)
+    with ml_patterns(project, "run", "shop") as process:
+        try:
+            assert process.stdout
+            assert "ingest" in process.stdout.readline()
+            await_computing(process, 2)
+            process.send_signal(sign)
+            told, why = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert told == ""  # no other step began
+    assert why == ("ml-patterns: interrupted during aggregates; what is not committed stays due\n")
+    (folder / "aggregates.sql").write_text(AGGREGATES)
+    with ml_patterns(project, "run", "shop", "--steps", "aggregates") as again:
+        again.communicate(timeout=120)
+    assert again.returncode == 0
+    with Warehouse(tmp_path / "warehouse.duckdb").connect(read_only=True) as connection:
+        found = connection.execute("SELECT count(*) FROM shop.event_aggregates").fetchone()
+    assert found == (HOURS * len(REGIONS),)
+
+
+def test_a_query_stops(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    make_shop(project, "asked_shop")
+    with Warehouse(tmp_path / "warehouse.duckdb").connect():
+        pass
+    with ml_patterns(project, "sql", "SELECT sum(hash(range)) FROM range(10000000000000)") as asked:
+        try:
+            await_computing(asked, 3)
+            asked.send_signal(signal.SIGINT)
+            told, why = asked.communicate(timeout=60)
+        finally:
+            asked.kill()
+    assert (asked.returncode, told, why) == (130, "", "ml-patterns: interrupted\n")
+
+
+def test_signals_are_seen_whoever_handles_them() -> None:
+    handled = []
+    before = signal.signal(signal.SIGTERM, lambda *_: handled.append(True))
+    try:
+        with interrupts_seen() as first:
+            signal.raise_signal(signal.SIGTERM)
+        with interrupts_seen() as second:
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handled == [True]
+    assert first()
+    assert not second()
+
+
+def test_another_thread_sees_none() -> None:
+    answers: list[bool] = []
+
+    def look() -> None:
+        with interrupts_seen() as interrupted:
+            pass
+        answers.append(interrupted())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert answers == [False]
