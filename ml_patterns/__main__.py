@@ -5,6 +5,7 @@ Belongs here: how the command's process starts and ends. Does not: the commands 
 
 import atexit
 import os
+import signal
 import sys
 import threading
 
@@ -19,14 +20,16 @@ def main() -> None:
     short command. So it is not searched while it loads, and the process ends like mypy's: threads
     waited for, exit handlers run, everything written, memory left to the operating system.
     """
-    load_first()
-    from ml_patterns.cli import app
-
     code: object = 1
     try:
+        load_first()
+        from ml_patterns.cli import app
+
         app()
     except SystemExit as ending:
         code = ending.code
+    except KeyboardInterrupt:  # before a command began
+        code = 128 + signal.SIGINT
     except BaseException:
         sys.excepthook(*sys.exc_info())
     _end(code)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,24 @@ def ml_patterns(project: Path, *arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def await_computing(process: "subprocess.Popen[str]", seconds: float) -> None:
-    """Returns when a process has used that many more seconds of CPU."""
+def await_computing(process: "subprocess.Popen[str]", warehouse: Path) -> None:
+    """Returns when a process has the warehouse open and used a second of CPU more than before."""
+    folder = Path(f"/proc/{process.pid}")
+
+    def has_it_open() -> bool:
+        with suppress(FileNotFoundError):  # of those that are closed meanwhile
+            return any(file.readlink() == warehouse for file in (folder / "fd").iterdir())
+        return False
 
     def used() -> float:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    before = used()
-    while process.poll() is None and used() < before + seconds:
-        time.sleep(0.05)
+    begun = None
+    while begun is None or used() < begun + 1:
+        assert process.poll() is None, process.communicate()
+        begun = (begun or used()) if has_it_open() else None
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -51,7 +60,7 @@ def test_a_run_stops_in_the_middle_of_its_sql(tmp_path: Path, sign: signal.Signa
         try:
             assert process.stdout
             assert "ingest" in process.stdout.readline()
-            await_computing(process, 2)
+            await_computing(process, tmp_path / "warehouse.duckdb")
             process.send_signal(sign)
             told, why = process.communicate(timeout=60)
         finally:
@@ -75,7 +84,7 @@ def test_a_query_stops(tmp_path: Path) -> None:
         pass
     with ml_patterns(project, "sql", "SELECT sum(hash(range)) FROM range(10000000000000)") as asked:
         try:
-            await_computing(asked, 3)
+            await_computing(asked, tmp_path / "warehouse.duckdb")
             asked.send_signal(signal.SIGINT)
             told, why = asked.communicate(timeout=60)
         finally:
