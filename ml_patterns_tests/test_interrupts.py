@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,14 @@ ENDLESS = AGGREGATES.replace(
     "count(*) + (SELECT count(*) FROM range(1000000) a, range(1000000) b "
     "WHERE a.range * b.range = 7)",
 )
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Whatever a shell starts in the background ignores SIGINT, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def ml_patterns(project: Path, *arguments: str) -> "subprocess.Popen[str]":

@@ -78,6 +78,8 @@ def ahead(
     Args:
         database: of `scratch`.
     """
+    if not batches:
+        return
     workers = min(workers, len(batches))
     tables = cycle(f"{database}._result_{number}" for number in range(2 * workers + 1))
     running: deque[Future[Result]] = deque()
