@@ -78,9 +78,11 @@ def ahead(
     Args:
         database: of `scratch`.
     """
-    if not batches:
-        return
     workers = min(workers, len(batches))
+    if workers <= 1:
+        for batch in batches:
+            yield compute(connection, transformation, loaded, batch, f"{database}._result")
+        return
     tables = cycle(f"{database}._result_{number}" for number in range(2 * workers + 1))
     running: deque[Future[Result]] = deque()
     with side_by_side(connection, workers) as submit:

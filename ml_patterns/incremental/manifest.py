@@ -282,8 +282,8 @@ def _count_ids(
 
         return run
 
-    if not paths:
-        return {}
+    if len(paths) <= 1:
+        return {path: count(path)(connection) for path in paths}
     with side_by_side(connection, min(len(paths), _READERS)) as submit:
         counts = [submit(count(path)) for path in paths]
         return {path: counted.result() for path, counted in zip(paths, counts, strict=True)}
