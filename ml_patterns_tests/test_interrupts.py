@@ -2,17 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from ml_patterns.interrupts import interrupts_seen
+from ml_patterns.interrupts import interrupts_seen, on_interrupt
 from ml_patterns.storage.warehouse import Warehouse
 from ml_patterns_tests.ui.platform import environment_of
 from ml_patterns_tests.ui.shop import AGGREGATES, HOURS, REGIONS, make_shop
@@ -114,6 +115,48 @@ def test_signals_are_seen_whoever_handles_them() -> None:
     assert handled == [True]
     assert first()
     assert not second()
+
+
+def test_contexts_are_left_in_any_order() -> None:
+    handled = []
+    before = signal.signal(signal.SIGTERM, lambda *_: handled.append(True))
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    somebody = signal.set_wakeup_fd(writer.fileno())
+    told, first, second = [threading.Event(), threading.Event()], ExitStack(), ExitStack()
+    try:
+        with first, second:
+            first.enter_context(on_interrupt(told[0].set))
+            second.enter_context(on_interrupt(told[1].set))
+            signal.raise_signal(signal.SIGTERM)
+            assert all(event.wait(30) for event in told)
+            assert reader.recv(9) == bytes([signal.SIGTERM])  # whoever wanted to know is told, too
+            first.close()
+        with interrupts_seen() as interrupted:
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupted()
+    finally:
+        signal.set_wakeup_fd(somebody)
+        signal.signal(signal.SIGTERM, before)
+        reader.close()
+        writer.close()
+    assert handled == [True, True]
+
+
+def test_a_fork_keeps_its_signals_to_itself() -> None:
+    told = threading.Event()
+    with on_interrupt(told.set):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        with interrupts_seen() as interrupted:
+            pass
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert not interrupted()
+    assert not told.is_set()
 
 
 def test_another_thread_sees_none() -> None:

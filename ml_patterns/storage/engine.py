@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -26,9 +25,6 @@ from ml_patterns.storage.sql import literal
 # DuckDB has no instance without a database that new connections begin in. While there is no file
 # it is an empty one; no pipeline can be called like either.
 _EMPTY = "ATTACH ':memory:' AS _no_file; USE _no_file; "
-
-INTERRUPT_EVERY = timedelta(seconds=0.05)
-"""An interrupt that comes before a statement has begun is forgotten: it is told again."""
 
 
 class _Instance:
@@ -142,14 +138,7 @@ def interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: a signal came while a statement ran.
     """
-    left = threading.Event()
-
-    def interrupt() -> None:
-        while not left.is_set():
-            connection.interrupt()
-            left.wait(INTERRUPT_EVERY.total_seconds())
-
-    with on_interrupt(interrupt):
+    with on_interrupt(connection.interrupt):
         try:
             yield
         except duckdb.InterruptException as error:
@@ -158,8 +147,6 @@ def interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
             if str(error) == "Query interrupted":
                 raise KeyboardInterrupt from error
             raise
-        finally:
-            left.set()
 
 
 def end_idle() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import duckdb
 
-from ml_patterns.storage.engine import INTERRUPT_EVERY
+from ml_patterns.interrupts import INTERRUPT_EVERY
 
 T = TypeVar("T")
 
