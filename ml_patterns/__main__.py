@@ -5,11 +5,11 @@ Belongs here: how the command's process starts and ends. Does not: the commands 
 
 import atexit
 import os
-import signal
 import sys
 import threading
 
 from ml_patterns.collecting import load_first
+from ml_patterns.interrupts import EXIT_CODE
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     except SystemExit as ending:
         code = ending.code
     except KeyboardInterrupt:  # before a command began
-        code = 128 + signal.SIGINT
+        code = EXIT_CODE
     except BaseException:
         sys.excepthook(*sys.exc_info())
     _end(code)

@@ -16,6 +16,9 @@ from functools import cache
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _SETTLE = 0  # no signal has this number
 
+EXIT_CODE = 128 + signal.SIGINT
+"""Of a command that was interrupted, as a shell expects it."""
+
 INTERRUPT_EVERY = timedelta(seconds=0.05)
 """Who is between two pieces of work does not notice an interrupt: it is told again."""
 

@@ -15,14 +15,11 @@ import pytest
 
 from ml_patterns.interrupts import interrupts_seen, on_interrupt
 from ml_patterns.storage.warehouse import Warehouse
+from ml_patterns_tests.storage.test_side_by_side import ENDLESS
 from ml_patterns_tests.ui.platform import environment_of
 from ml_patterns_tests.ui.shop import AGGREGATES, HOURS, REGIONS, make_shop
 
-ENDLESS = AGGREGATES.replace(
-    "count(*)",
-    "count(*) + (SELECT count(*) FROM range(1000000) a, range(1000000) b "
-    "WHERE a.range * b.range = 7)",
-)
+ENDLESS_AGGREGATES = AGGREGATES.replace("count(*)", f"count(*) + ({ENDLESS})")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +62,7 @@ def await_computing(process: "subprocess.Popen[str]", warehouse: Path) -> None:
 def test_a_run_stops_in_the_middle_of_its_sql(tmp_path: Path, sign: signal.Signals) -> None:
     project = tmp_path / "project"
     folder = make_shop(project, "interrupted_shop")
-    (folder / "aggregates.sql").write_text(ENDLESS)
+    (folder / "aggregates.sql").write_text(ENDLESS_AGGREGATES)
     with ml_patterns(project, "run", "shop") as process:
         try:
             assert process.stdout

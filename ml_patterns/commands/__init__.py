@@ -6,7 +6,6 @@ so that `--help` answers at once.
 """
 
 import json
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import wraps
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ml_patterns.errors import MLPatternsError
+from ml_patterns.interrupts import EXIT_CODE
 
 if TYPE_CHECKING:
     from ml_patterns.project import Project
     from ml_patterns.settings import PipelineSettings
 
 Pipeline = Annotated[str, typer.Argument(help="Name of the pipeline, as in its YAML file.")]
-_INTERRUPTED = 128 + signal.SIGINT
 _NEVER_FOLDED = 26
 """Characters; those of a time with its zone."""
 
@@ -31,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 def command(group: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
     """A command whose mistakes by the user are one sentence on standard error, exit code 1.
 
-    One that the user interrupts says so and ends with 130, as a shell expects it.
+    One that the user interrupts says so.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +43,7 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Any], Any]
                 raise typer.Exit(1) from error
             except KeyboardInterrupt as interrupt:
                 typer.echo(f"ml-patterns: {' '.join(['interrupted', *interrupt.args])}", err=True)
-                raise typer.Exit(_INTERRUPTED) from interrupt
+                raise typer.Exit(EXIT_CODE) from interrupt
 
         group.command(name)(guarded)
         return guarded

@@ -10,11 +10,12 @@ neither its order nor how far it got matters to anybody.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import count, cycle
 from time import perf_counter
 
@@ -89,15 +90,16 @@ def ahead(
         for batch in batches:
             if len(running) == 2 * workers:
                 yield running.popleft().result()
-            running.append(submit(_work(transformation, loaded, batch, next(tables))))
+            work = partial(
+                compute,
+                transformation=transformation,
+                loaded=loaded,
+                partitions=batch,
+                table=next(tables),
+            )
+            running.append(submit(work))
         while running:
             yield running.popleft().result()
-
-
-def _work(
-    transformation: Transformation, loaded: Loaded, batch: Sequence[datetime], table: str
-) -> Callable[[duckdb.DuckDBPyConnection], Result]:
-    return lambda connection: compute(connection, transformation, loaded, batch, table)
 
 
 def compute(
@@ -118,7 +120,7 @@ def compute(
     try:
         connection.execute(f"CREATE OR REPLACE TABLE {table} AS {transformation.select(events)}")
     except duckdb.InterruptException:
-        raise
+        raise  # nobody wants the result any more
     except duckdb.Error:
         columns = ", ".join(f"{quoted(n)} {kind}" for n, kind in transformation.columns.items())
         connection.execute(f"CREATE OR REPLACE TABLE {table}({columns})")

@@ -15,6 +15,7 @@ applies wins:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import duckdb
 
@@ -272,20 +273,16 @@ def _count_ids(
     ).fetchall()
     paths = [path for (path,) in whole if sources.format_of(path) == "parquet"]
 
-    def count(path: str) -> Callable[[duckdb.DuckDBPyConnection], int]:
+    def count(connection: duckdb.DuckDBPyConnection, path: str) -> int:
         rows = sources.typed_rows([path], found, stream, events)
         ids = f"SELECT hash({quoted(events.id)}) FROM ({rows}) GROUP BY ALL"
-
-        def run(cursor: duckdb.DuckDBPyConnection) -> int:
-            row = cursor.execute(f"SELECT count(*) FROM ({ids})").fetchone()
-            return int(row[0]) if row else 0
-
-        return run
+        row = connection.execute(f"SELECT count(*) FROM ({ids})").fetchone()
+        return int(row[0]) if row else 0
 
     if len(paths) <= 1:
-        return {path: count(path)(connection) for path in paths}
+        return {path: count(connection, path) for path in paths}
     with side_by_side(connection, min(len(paths), _READERS)) as submit:
-        counts = [submit(count(path)) for path in paths]
+        counts = [submit(partial(count, path=path)) for path in paths]
         return {path: counted.result() for path, counted in zip(paths, counts, strict=True)}
 
 
